@@ -1,0 +1,1 @@
+"""The pipeline, from configuration to report: the only place that touches disk and devices."""

@@ -1,0 +1,321 @@
+"""The typed run configuration: what was asked for, checked once.
+
+Hydra composes conf/*.yaml, `parse` turns the result into dataclasses, and nothing below sees an
+OmegaConf object. Defaults live in conf/; a field here has none.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from supernet.plain import FixedSizes
+
+# A run folder may come from a stranger: `_target_` may name classes of these packages only.
+ALLOWED_PACKAGES = ("search_spaces", "supernet", "optuna.samplers")
+
+
+def check(key: str, holds: bool, rule: str, value: object) -> None:
+    """Raises ValueError that names the key, the rule and what came, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{key} must be {rule}, got {value!r}")
+
+
+def check_device(key: str, device: str) -> None:
+    index = device.removeprefix("cuda:")
+    known = device in ("auto", "cpu", "cuda") or (index != device and index.isdecimal())
+    check(key, known, "auto, cpu, cuda or cuda:N", device)
+
+
+@dataclass
+class DataConfig:
+    name: str  # digits, image_folder, cifar10, cifar100
+    root: str  # folder of the images; unused by digits
+    img_size: int  # pixels
+    patch_size: int  # pixels
+    in_chans: int
+    num_classes: int
+    mean: list[float]  # per channel, of pixels in 0..1
+    std: list[float]
+    val_fraction: float  # of the training images, held out for search
+    test_fraction: float  # of all images, where the data set has no test split of its own
+    batch_size: int
+    loader: str  # resident (tensors on the device), stream (timm's loader), auto
+    resident_mib: int  # auto keeps a data set resident up to this size
+    workers: int  # loader processes of stream
+    shift: int  # largest random translation in pixels (resident)
+    flip: bool  # random horizontal flip
+    auto_augment: str  # timm's auto-augment policy (stream), empty for none
+    mixup: float  # alpha, 0 for none
+    cutmix: float  # alpha, 0 for none
+
+    def __post_init__(self) -> None:
+        names = ("digits", "image_folder", "cifar10", "cifar100")
+        check("data.name", self.name in names, f"one of {names}", self.name)
+        needs_root = self.name != "digits"
+        check(
+            "data.root",
+            bool(self.root) == needs_root,
+            f"set for all but digits ({self.name})",
+            self.root,
+        )
+        for key in (
+            "img_size",
+            "patch_size",
+            "in_chans",
+            "num_classes",
+            "batch_size",
+            "resident_mib",
+        ):
+            check(f"data.{key}", getattr(self, key) > 0, "positive", getattr(self, key))
+        tiles = self.img_size % self.patch_size == 0
+        check("data.patch_size", tiles, f"a divisor of img_size ({self.img_size})", self.patch_size)
+        for key in ("workers", "shift", "mixup", "cutmix"):
+            value = getattr(self, key)
+            check(f"data.{key}", math.isfinite(value) and value >= 0, "zero or positive", value)
+        for key in ("val_fraction", "test_fraction"):
+            check(f"data.{key}", 0 < getattr(self, key) < 1, "between 0 and 1", getattr(self, key))
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            rule = f"one number for each of {self.in_chans} channels"
+            check(
+                f"data.{key}",
+                len(value) == self.in_chans and all(map(math.isfinite, value)),
+                rule,
+                value,
+            )
+        check("data.std", all(value > 0 for value in self.std), "positive", self.std)
+        loaders = ("resident", "stream", "auto")
+        check("data.loader", self.loader in loaders, f"one of {loaders}", self.loader)
+        mixes = self.mixup > 0 or self.cutmix > 0
+        check(
+            "data.batch_size",
+            not mixes or self.batch_size % 2 == 0,
+            "even with mixup or cutmix",
+            self.batch_size,
+        )
+
+
+@dataclass
+class TrainConfig:
+    epochs: int
+    opt: str  # a name of timm's optimizer factory
+    lr: float
+    min_lr: float
+    warmup_epochs: int
+    weight_decay: float  # not applied to norms, biases, embeddings and mixing coefficients
+    label_smoothing: float
+    clip_grad: float  # largest gradient norm, 0 for none
+    ema_decay: float  # of the averaged weights that are evaluated and exported
+    device: str  # auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:1, ...
+    precision: str  # fp32, bf16, auto (bf16 where the device gains from it)
+    threads: int  # CPU threads, 0 for PyTorch's default
+    eval_every: int  # epochs
+    checkpoint_every: int  # steps
+    log_every: int  # steps
+    probes: dict[str, Any]  # named subnets, evaluated beside smallest and largest
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "lr", "eval_every", "checkpoint_every", "log_every"):
+            value = getattr(self, key)
+            check(f"train.{key}", math.isfinite(value) and value > 0, "positive", value)
+        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "threads"):
+            value = getattr(self, key)
+            check(f"train.{key}", math.isfinite(value) and value >= 0, "zero or positive", value)
+        check("train.min_lr", self.min_lr <= self.lr, f"at most train.lr ({self.lr})", self.min_lr)
+        check(
+            "train.warmup_epochs",
+            self.warmup_epochs < self.epochs,
+            "fewer than train.epochs",
+            self.warmup_epochs,
+        )
+        for key in ("label_smoothing", "ema_decay"):
+            check(f"train.{key}", 0 <= getattr(self, key) < 1, "in [0, 1)", getattr(self, key))
+        check_device("train.device", self.device)
+        precisions = ("fp32", "bf16", "auto")
+        check(
+            "train.precision", self.precision in precisions, f"one of {precisions}", self.precision
+        )
+        taken = {"smallest", "largest"} & self.probes.keys()
+        check("train.probes", not taken, "named other than smallest and largest", sorted(taken))
+
+
+@dataclass
+class TargetConfig:
+    device: str  # auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:1, ...
+    batch_size: int  # images in each timed pass
+    dtype: str  # float32, bfloat16
+    threads: int  # CPU threads, 0 for PyTorch's default
+    warmup: int  # untimed passes of each model
+    passes: int  # timed pairs of passes
+
+    def __post_init__(self) -> None:
+        check_device("target.device", self.device)
+        check("target.batch_size", self.batch_size > 0, "positive", self.batch_size)
+        dtypes = ("float32", "bfloat16")
+        check("target.dtype", self.dtype in dtypes, f"one of {dtypes}", self.dtype)
+        check("target.threads", self.threads >= 0, "zero or positive", self.threads)
+        check("target.warmup", self.warmup >= 1, "at least 1", self.warmup)
+        check(
+            "target.passes",
+            self.passes >= 6,
+            "at least 6, fewer have no 95 % interval",
+            self.passes,
+        )
+
+
+@dataclass
+class BudgetConfig:
+    """Upper bounds, None for none. `*_of_largest` are fractions of the largest subnet's figure."""
+
+    latency_ms: float | None  # milliseconds a batch on the target
+    latency_of_largest: float | None
+    params: int | None  # elements that the exported weights must store
+    params_of_largest: float | None
+    memory_mib: float | None  # peak MiB of weights, input and activations on the target
+    memory_of_largest: float | None
+
+    def __post_init__(self) -> None:
+        for key, value in self.bounds().items():
+            check(f"budget.{key}", math.isfinite(value) and value > 0, "positive", value)
+
+    def bounds(self) -> dict[str, float]:
+        """The bounds that were set, by key."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass
+class SearchConfig:
+    sampler: Any  # a class of optuna.samplers
+    objective: str  # best (accuracy under the budgets), pareto (accuracy, latency and params)
+    trials: int  # of the study, all processes and earlier runs together
+    storage: str  # URL of an Optuna storage; empty for a journal file in the run folder
+
+    def __post_init__(self) -> None:
+        objectives = ("best", "pareto")
+        check(
+            "search.objective", self.objective in objectives, f"one of {objectives}", self.objective
+        )
+        check("search.trials", self.trials > 0, "positive", self.trials)
+
+
+@dataclass
+class WandbConfig:
+    mode: str  # disabled, offline, online
+    project: str
+
+    def __post_init__(self) -> None:
+        modes = ("disabled", "offline", "online")
+        check("wandb.mode", self.mode in modes, f"one of {modes}", self.mode)
+
+
+@dataclass
+class Config:
+    """Everything a stage may read. `parse` replaces the five parts typed Any by what they name."""
+
+    run: str  # folder of the run
+    seed: int
+    space: Any  # a ViTSpace
+    source: dict[str, Any]  # a factory of weight sources for each role
+    paths: Any  # a PathSampler
+    distillation: Any  # a Teaching
+    data: DataConfig
+    train: TrainConfig
+    target: TargetConfig
+    budget: BudgetConfig
+    search: SearchConfig
+    pick: str  # export: best of the search, or a trial's number
+    arch: str  # export: an architecture file instead; empty for none
+    wandb: WandbConfig
+
+    def __post_init__(self) -> None:
+        check("run", bool(self.run), "a folder", self.run)
+        known = self.pick == "best" or (self.pick.isdecimal() and not self.arch)
+        check("pick", known, "best, or a trial number where arch is not given", self.pick)
+        check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
+
+    @property
+    def fixed(self) -> FixedSizes:
+        """The sizes that every architecture of the run has in common."""
+        data = self.data
+        return FixedSizes(
+            img_size=data.img_size,
+            patch_size=data.patch_size,
+            in_chans=data.in_chans,
+            num_classes=data.num_classes,
+            head_dim=self.space.head_dim,
+        )
+
+
+def parse(raw: DictConfig) -> Config:
+    """The checked configuration; raises ValueError that names the key."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        raise ValueError(f"{error.full_key or 'configuration'}: {message}") from error
+    config.space = build(config.space, "space")
+    config.source = {role: build(node, f"source.{role}") for role, node in config.source.items()}
+    config.paths = build(config.paths, "paths", space=config.space)
+    config.distillation = build(config.distillation, "distillation")
+    check_together(config)
+    return config
+
+
+def check_together(config: Config) -> None:
+    """Rules that hold between sections."""
+    if config.distillation.needs_teacher and not config.paths.begins_with_largest:
+        raise ValueError(
+            "distillation must be none unless paths begin with the largest subnet, which teaches "
+            f"the others, got {type(config.paths).__name__}"
+        )
+    for name, record in config.train.probes.items():
+        try:
+            config.space.from_record(record)
+        except ValueError as error:
+            raise ValueError(f"train.probes.{name}: {error}") from error
+    check_targets(config.search.sampler, "search.sampler")
+    if "seed" in config.search.sampler:
+        raise ValueError("search.sampler.seed must be left out, since the run's seed decides it")
+    build(config.search.sampler, "search.sampler")
+
+
+def build(node: Any, key: str, **arguments: Any) -> Any:
+    """The object that a node with a `_target_` describes; raises ValueError that names the key."""
+    check_targets(node, key)
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        raise ValueError(f"{key}: {error.__cause__ or error}") from error
+
+
+def check_targets(node: Any, key: str) -> None:
+    """Raises ValueError for a `_target_` that is not a class of the allowed packages."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_":
+                check(f"{key}._target_", is_allowed(value), f"a class of {ALLOWED_PACKAGES}", value)
+            check_targets(value, f"{key}.{name}")
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            check_targets(value, f"{key}[{index}]")
+
+
+def is_allowed(target: object) -> bool:
+    """Looked up only after its package is known to be allowed: importing runs code."""
+    packages = tuple(f"{package}." for package in ALLOWED_PACKAGES)
+    if not isinstance(target, str) or not target.startswith(packages):
+        return False
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError):
+        return False
+    # An allowed module also reaches what it imports, so the class must be defined in one.
+    return isinstance(found, type) and f"{found.__module__}.".startswith(packages)

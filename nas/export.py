@@ -1,0 +1,230 @@
+"""Stage 4: the chosen subnet as standalone files, checked against the supernet's own logits."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nas.config import Config
+from nas.costs import CostMeter
+from nas.data import ImageData, load
+from nas.device import resolve_device
+from nas.evaluate import Accuracy, evaluate
+from nas.model_card import model_card
+from nas.outcomes import NotEqual
+from nas.run import code_version
+from nas.study import open_storage
+from nas.weights import load_supernet
+from supernet.plain import FixedSizes, build
+from supernet.vit import ViTSupernet, merge_subnet
+
+# Largest difference of a logit from the supernet's, fp32 on the CPU.
+TOLERANCES = {
+    "model.safetensors": 1e-5,
+    "factorised.safetensors": 1e-5,
+    "model.pt2": 1e-5,
+    "model.onnx": 1e-4,
+}
+
+
+def export(config: Config, run: Path, console: Console) -> None:
+    """Writes run/subnet/ as a whole or not at all; raises NotEqual if a file fails its check."""
+    supernet, step = load_supernet(config, run, console.print)
+    arch, bounds = pick_arch(config, run, step)
+    device = resolve_device(config.train.device, "train.device")
+    data = load(config.data, seed=config.seed, device=device)
+    meter = CostMeter(config, run, supernet)
+    images = next(iter(data.eval_batches("val", 64))).images.cpu()
+    with tempfile.TemporaryDirectory(dir=run, prefix="subnet.") as name:
+        folder = Path(name, "subnet")
+        folder.mkdir()
+        write_models(folder, supernet, arch, images)
+        differences = compare(folder, supernet, arch, images)
+        model = load_plain(load_file(folder / "model.safetensors"), arch, supernet.fixed)
+        card = describe(config, meter, data, model, arch)
+        card["budgets"] = check_budgets(card["costs"], bounds)
+        card["differences"] = differences
+        card["step"] = step
+        source = f"arch={config.arch}" if config.arch else f"pick={config.pick}"
+        card["command"] = f"nas export run={run} {source}"
+        (folder / "card.json").write_text(json.dumps(card, indent=2))
+        (folder / "README.md").write_text(model_card(card))
+        replace_folder(folder, run / "subnet")
+    console.print(summary(card, run / "subnet"))
+
+
+def pick_arch(config: Config, run: Path, step: int) -> tuple[Any, dict[str, float]]:
+    """The architecture that `pick` or `arch` names, and the budgets that it is held to."""
+    if config.arch:
+        return read_arch(config, Path(config.arch)), config.budget.bounds()
+    path = run / "search.json"
+    if not path.exists():
+        raise ValueError(f"pick must follow a search; nas search run={run} makes one, got none")
+    found = json.loads(path.read_text())
+    if found["step"] != step:
+        raise ValueError(
+            f"pick must follow a search of these weights (step {step}); nas search run={run} "
+            f"makes one, got one of step {found['step']}"
+        )
+    if config.pick == "best":
+        if found["chosen"] is None:
+            raise ValueError(
+                "pick must be a trial number, since no subnet met the budgets, got best"
+            )
+        return config.space.from_record(found["chosen"]["arch"]), found["budget"]
+    return trial_arch(config, run, found["study"]), found["budget"]
+
+
+def read_arch(config: Config, path: Path) -> Any:
+    """An architecture from a JSON file, such as an exported arch.json."""
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError(f"an architecture is a JSON object, got {record!r}")
+        return config.space.from_record(record)
+    except OSError as error:
+        raise ValueError(f"arch must be a readable file, got {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"arch must be an architecture of the space, got {path}: {error}"
+        ) from error
+
+
+def trial_arch(config: Config, run: Path, name: str) -> Any:
+    storage = open_storage(config, run)
+    study_id = storage.get_study_id_from_name(name)
+    params = {trial.number: trial.params for trial in storage.get_all_trials(study_id)}
+    if config.space.choices().keys() != params.get(int(config.pick), {}).keys():
+        raise ValueError(f"pick must be best or a trial of 0..{len(params) - 1}, got {config.pick}")
+    return config.space.decode(params[int(config.pick)])
+
+
+def write_models(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor) -> None:
+    """The architecture and its weights in every form."""
+    model = supernet.extract(arch)
+    (folder / "arch.json").write_text(json.dumps(asdict(arch), indent=2))
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    save_file(supernet.factorise(arch), folder / "factorised.safetensors", {"format": "pt"})
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
+    torch.export.save(program, folder / "model.pt2")
+    onnx = torch.onnx.export(
+        program, input_names=["images"], output_names=["logits"], verbose=False
+    )
+    if onnx is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    onnx.save(folder / "model.onnx", external_data=False)
+
+
+def compare(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor) -> dict[str, float]:
+    """Largest difference of any logit, by file, for a whole batch and for a single image."""
+    programs: dict[str, Callable[[Tensor], Tensor]] = {
+        "model.safetensors": load_plain(
+            load_file(folder / "model.safetensors"), arch, supernet.fixed
+        ),
+        "factorised.safetensors": load_plain(
+            merge_subnet(load_file(folder / "factorised.safetensors"), arch, supernet.fixed),
+            arch,
+            supernet.fixed,
+        ),
+        "model.pt2": torch.export.load(folder / "model.pt2").module(),
+        "model.onnx": onnx_program(folder / "model.onnx"),
+    }
+    differences = {}
+    for name, program in programs.items():
+        with torch.no_grad():
+            worst = max(
+                float((program(batch) - supernet(batch, arch)).abs().max())
+                for batch in (images, images[:1])
+            )
+        if not worst <= TOLERANCES[name]:
+            raise NotEqual(
+                f"{name} differs from the supernet's logits by {worst:.2e}, "
+                f"more than {TOLERANCES[name]:.0e}; nothing was exported"
+            )
+        differences[name] = worst
+    return differences
+
+
+def load_plain(state: Mapping[str, Tensor], arch: Any, fixed: FixedSizes) -> nn.Module:
+    model = build(arch, fixed, device="meta")
+    model.load_state_dict(dict(state), assign=True)
+    return model.eval()
+
+
+def onnx_program(path: Path) -> Callable[[Tensor], Tensor]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def describe(
+    config: Config, meter: CostMeter, data: ImageData, model: nn.Module, arch: Any
+) -> dict[str, Any]:
+    """Accuracy on test and fresh costs of the exported model, and of the largest subnet.
+
+    Nothing else in the pipeline reads the test split.
+    """
+    device = resolve_device(config.train.device, "train.device")
+    costs = meter.costs_afresh(arch, model)
+    largest = meter.supernet.extract(meter.largest)
+    return {
+        "arch": asdict(arch),
+        "model": asdict(meter.supernet.fixed),
+        "test": accuracy_record(evaluate(model.to(device), data, "test")),
+        "largest_test": accuracy_record(evaluate(largest.to(device), data, "test")),
+        "counts": asdict(costs.counts),
+        "largest_counts": asdict(costs.largest_counts),
+        "latency": asdict(costs.measurement),
+        "costs": costs.record(),
+        "device": meter.card.record(),
+        "data": asdict(config.data),
+        "commit": code_version(),
+    }
+
+
+def accuracy_record(accuracy: Accuracy) -> dict[str, Any]:
+    low, high = accuracy.interval()
+    return {**asdict(accuracy), "low": low, "high": high}
+
+
+def check_budgets(costs: Mapping[str, float], bounds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Each bound with the value measured just now."""
+    return [
+        {"name": key, "limit": bound, "value": costs[key], "met": costs[key] <= bound}
+        for key, bound in bounds.items()
+    ]
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Puts a finished folder in the place of an older one; a reader sees one of them or none."""
+    if target.exists():
+        target.rename(source.with_name("replaced"))  # removed with source's temporary parent
+    source.rename(target)
+
+
+def summary(card: Mapping[str, Any], folder: Path) -> str:
+    test, largest = card["test"], card["largest_test"]
+    lines = [
+        f"{folder}: test top-1 {test['top1']:.4f} [{test['low']:.4f}, {test['high']:.4f}] of "
+        f"{test['num_examples']} images (largest subnet {largest['top1']:.4f})"
+    ]
+    for budget in card["budgets"]:
+        verdict = "met" if budget["met"] else "BROKEN"
+        lines.append(
+            f"budget.{budget['name']}: {verdict}, {budget['value']:.4g} measured now, "
+            f"bound {budget['limit']:.4g}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""What the stages left in a run's folder, read for the report."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nas.files import read_records
+from nas.report.formatting import Record, text
+
+INPUTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "latency.jsonl",
+    "candidates.jsonl",
+    "search.json",
+    "subnet/card.json",
+)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The contents of a run's files; empty where a file is missing."""
+
+    folder: Path
+    config: Record
+    metrics: list[dict[str, Any]]
+    latency: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
+    search: Record
+    card: Record  # of the exported subnet
+
+    def command(self, stage: str) -> str:
+        """The command that makes a stage's files, as HTML."""
+        return f"<code>nas {text(stage)} run={text(self.config.get('run', self.folder))}</code>"
+
+    def budget(self) -> dict[str, Any]:
+        """The bounds that the search ran under; before it, those that the configuration sets."""
+        bounds = part(self.search if self.search else self.config, "budget")
+        return {name: limit for name, limit in bounds.items() if limit is not None}
+
+    def judged(self) -> list[dict[str, Any]]:
+        """The candidates of the search, or of the newest while there is no search.json.
+
+        Others were judged with other weights or on another target, and do not compare.
+        """
+        source = self.search or (self.candidates[-1] if self.candidates else {})
+        conditions = {key: source[key] for key in ("step", "digest") if key in source}
+        return [c for c in self.candidates if all(c.get(k) == v for k, v in conditions.items())]
+
+    def named(self) -> dict[str, dict[str, Any]]:
+        """The records of the smallest, the largest and the chosen subnet, where known.
+
+        The chosen subnet is the exported one, which need not be the search's own choice.
+        """
+        named = {name: part(self.search, name) for name in ("smallest", "largest", "chosen")}
+        arch = self.card.get("arch")
+        if arch is not None and named["chosen"].get("arch") != arch:
+            known = (record for record in self.judged() if record.get("arch") == arch)
+            named["chosen"] = next(known, {"arch": arch})
+        return {name: record for name, record in named.items() if record}
+
+    def device(self, digest: object) -> dict[str, Any]:
+        """The card of the device that a record with this digest was measured on."""
+        known = (record for record in self.latency if record.get("digest") == digest)
+        return part(next(known, {}), "card")
+
+    def newest_input(self) -> str:
+        """When the newest of the files read was last changed, in UTC."""
+        paths = [self.folder / name for name in INPUTS if (self.folder / name).exists()]
+        if not paths:
+            return ""
+        newest = max(path.stat().st_mtime for path in paths)
+        return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def read_run(run: Path) -> RunFiles:
+    """Reads a run's folder; ValueError names the file that is damaged."""
+    return RunFiles(
+        folder=run,
+        config=read_config(run / "config.yaml"),
+        metrics=read_records(run / "metrics.jsonl"),
+        latency=read_records(run / "latency.jsonl"),
+        candidates=read_records(run / "candidates.jsonl"),
+        search=read_object(run / "search.json"),
+        card=read_object(run / "subnet" / "card.json"),
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got: {error}") from error
+    return as_mapping(value, path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration as written: an interpolation could read an environment variable."""
+    if not path.exists():
+        return {}
+    return as_mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False), path)
+
+
+def as_mapping(value: object, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must be a mapping, got {type(value).__name__}")
+    return value
+
+
+def part(record: Record, key: str) -> dict[str, Any]:
+    """A nested record; empty where it is missing, null or of another kind."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}

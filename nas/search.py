@@ -1,0 +1,221 @@
+"""Stage 3: search subnets under budgets. Writes the study, candidates.jsonl and search.json."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.study import Study
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+
+from nas.config import Config
+from nas.costs import CostMeter, violations
+from nas.data import ImageData, load
+from nas.device import resolve_device
+from nas.evaluate import evaluate
+from nas.files import append_record, read_records, write_atomic
+from nas.outcomes import Infeasible, Stopped
+from nas.signals import stop_signals
+from nas.study import open_storage, open_study, reclaim, study_name, worker_name, worker_slot
+from nas.tracking import progress
+from nas.weights import load_supernet
+from supernet.vit import ViTSupernet
+
+Candidate = dict[str, Any]  # a line of candidates.jsonl
+OBJECTIVES = ("top1", "latency_of_largest", "params")
+
+
+class Judge:
+    """Accuracy on val and costs of architectures; what was judged once is not judged again."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        supernet: ViTSupernet,
+        data: ImageData,
+        device: torch.device,
+        step: int,
+    ) -> None:
+        self.path = run / "candidates.jsonl"
+        self.supernet = supernet
+        self.data = data
+        self.device = device
+        self.meter = CostMeter(config, run, supernet)
+        # Verdicts of other weights or another target say nothing here.
+        self.conditions = {"step": step, "digest": self.meter.card.digest()}
+
+    def candidates(self) -> list[Candidate]:
+        """Everything judged under these conditions, by any process, once an architecture."""
+        found: dict[str, Candidate] = {}
+        for record in read_records(self.path):
+            if self.conditions.items() <= record.items():
+                found.setdefault(arch_key(record["arch"]), record)
+        return list(found.values())
+
+    def judge(self, arch: Any, trial: int | None = None) -> Candidate:
+        key = arch_key(asdict(arch))
+        for candidate in self.candidates():
+            if arch_key(candidate["arch"]) == key:
+                return candidate
+        accuracy = evaluate(self.supernet.extract(arch).to(self.device), self.data, "val")
+        costs = self.meter.costs(arch).record()
+        candidate = {
+            "arch": asdict(arch), "trial": trial, **asdict(accuracy), **costs, **self.conditions
+        }  # fmt: skip
+        append_record(self.path, candidate)
+        return candidate
+
+
+def search(config: Config, run: Path, console: Console) -> None:
+    """Runs trials until the study has `search.trials` of them, then chooses a subnet.
+
+    Raises Infeasible if no subnet meets the budgets, and Stopped after SIGINT or SIGTERM.
+    """
+    begin = time.monotonic()
+    supernet, step = load_supernet(config, run, console.print)
+    device = resolve_device(config.train.device, "train.device")
+    data = load(config.data, seed=config.seed, device=device)
+    judge = Judge(config, run, supernet, data, device, step)
+    bounds = config.budget.bounds()
+    smallest = judge.judge(config.space.smallest())
+    largest = judge.judge(config.space.largest())
+    if any(excess > 0 for excess in violations(smallest, bounds).values()):
+        # Nothing costs less than the smallest subnet.
+        raise Infeasible(nearest_miss([smallest], bounds))
+    name = study_name(config, run, {"budget": bounds, **judge.conditions})
+    with worker_slot(run) as slot, stop_signals() as stop:
+        study = open_study(config, open_storage(config, run), name, slot)
+        reclaim(study, run, slot, console.print)
+        run_trials(config, run, study, judge, slot, stop, console)
+    candidates = judge.candidates()
+    feasible = [c for c in candidates if max(violations(c, bounds).values(), default=0) <= 0]
+    chosen = min(feasible, key=preference, default=None)
+    record = {
+        "objective": config.search.objective,
+        "budget": bounds,
+        "study": name,
+        "chosen": chosen,
+        "smallest": smallest,
+        "largest": largest,
+        "num_trials": num_finished(study),
+        "num_evaluated": len(candidates),
+        "seconds": round(time.monotonic() - begin, 1),
+        **judge.conditions,
+    }
+    write_atomic(run / "search.json", json.dumps(record, indent=2))
+    if chosen is None:
+        raise Infeasible(nearest_miss(candidates, bounds))
+    console.print(candidate_table("Pareto front on val, within the budgets", front(feasible)))
+    console.print(candidate_table("chosen, and the largest", [chosen, largest]))
+    console.print(
+        f"{record['num_trials']} trials, {len(candidates)} architectures, "
+        f"{record['seconds']} s; top-1 is of {chosen['num_examples']} val images, "
+        f"latency on {judge.meter.card.describe()}"
+    )
+
+
+def run_trials(
+    config: Config,
+    run: Path,
+    study: Study,
+    judge: Judge,
+    slot: int,
+    stop: Sequence[int],
+    console: Console,
+) -> None:
+    """Asks, judges and tells, until the study has its trials or a signal arrives."""
+    total = config.search.trials
+    done = num_finished(study)
+    with progress(console, "search", total=total, done=min(done, total)) as bar:
+        while done < total:
+            candidate = run_trial(config, run, study, judge, slot)
+            before, done = done, num_finished(study)
+            bar.advance(min(done, total) - before, last_top1=candidate["top1"])
+            if stop:
+                raise Stopped(stop[0])
+
+
+def run_trial(config: Config, run: Path, study: Study, judge: Judge, slot: int) -> Candidate:
+    trial = study.ask()
+    trial.set_user_attr("worker", worker_name(run, slot))
+    choices = config.space.choices()
+    values = {name: trial.suggest_categorical(name, options) for name, options in choices.items()}
+    candidate = judge.judge(config.space.decode(values), trial.number)
+    for key, excess in violations(candidate, config.budget.bounds()).items():
+        trial.set_constraint(key, excess)
+    objectives = OBJECTIVES if config.search.objective == "pareto" else OBJECTIVES[:1]
+    study.tell(trial, [candidate[name] for name in objectives])
+    return candidate
+
+
+def num_finished(study: Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def arch_key(record: Mapping[str, Any]) -> str:
+    """Equal for an architecture and its JSON record."""
+    return json.dumps(record, sort_keys=True)
+
+
+def preference(candidate: Candidate) -> tuple[float, ...]:
+    """Ascending from the best: accuracy first, then what costs less."""
+    return (-candidate["top1"], candidate["latency_of_largest"], candidate["params"])
+
+
+def front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other equals or betters in accuracy, latency and parameters, best first."""
+    points = [(preference(candidate), candidate) for candidate in candidates]
+    best = [
+        candidate
+        for point, candidate in points
+        if not any(
+            other != point and all(a <= b for a, b in zip(other, point, strict=True))
+            for other, _ in points
+        )
+    ]
+    return sorted(best, key=preference)
+
+
+def nearest_miss(candidates: Sequence[Candidate], bounds: Mapping[str, float]) -> str:
+    """Which budget fails, and the candidate that comes closest to meeting all of them."""
+
+    def worst(candidate: Candidate) -> float:
+        return max(violations(candidate, bounds).values())
+
+    nearest = min(candidates, key=worst)
+    broken = [
+        f"budget.{key}={bounds[key]:g}: best seen {min(c[key] for c in candidates):.4g}, "
+        f"nearest subnet {nearest[key]:.4g} ({excess:+.1%} at the end of its interval)"
+        for key, excess in violations(nearest, bounds).items()
+        if excess > 0
+    ]
+    arch = json.dumps(nearest["arch"])
+    return f"no subnet meets the budgets. {'; '.join(broken)}. The nearest is {arch}"
+
+
+def candidate_table(title: str, candidates: Sequence[Candidate]) -> Table:
+    table = Table(title=title)
+    columns = ("trial", "val top-1", "latency of largest", "latency ms", "stored params", "depth",
+               "embed_dim", "heads", "mlp_ratio", "rank", "atoms")  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right")
+    for candidate in candidates:
+        arch = candidate["arch"]
+        table.add_row(
+            "-" if candidate["trial"] is None else str(candidate["trial"]),
+            f"{candidate['top1']:.4f}",
+            f"{candidate['latency_of_largest']:.3f}",
+            f"{candidate['latency_ms']:.3f}",
+            f"{candidate['params']:,}",
+            str(len(arch["num_heads"])),
+            str(arch["embed_dim"]),
+            *(" ".join(f"{x:g}" for x in arch[key]) for key in ("num_heads", "mlp_ratio", "rank")),
+            str(arch["num_atoms"]),
+        )
+    return table

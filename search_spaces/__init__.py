@@ -1,0 +1,1 @@
+"""What can be chosen: architectures as values, and the spaces they are drawn from."""

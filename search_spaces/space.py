@@ -1,0 +1,47 @@
+"""The interface of a search space."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Protocol, TypeVar
+
+Option = int | float
+ArchT = TypeVar("ArchT")
+
+
+class Space(Protocol[ArchT]):
+    """A set of architectures, described by independent choices with flat names.
+
+    An architecture is a frozen, hashable value. Choices that a shallow architecture does not use
+    are dropped by `decode`, so several assignments may decode to the same architecture.
+    """
+
+    def choices(self) -> dict[str, tuple[Option, ...]]:
+        """Each choice's name with its options in ascending order; the order of names is fixed."""
+        ...
+
+    def decode(self, values: Mapping[str, Option]) -> ArchT:
+        """The architecture that an assignment of every choice describes."""
+        ...
+
+    def encode(self, arch: ArchT) -> dict[str, Option]:
+        """An assignment that decodes to `arch`; unused choices take their first option.
+
+        Raises ValueError that names the choice if `arch` lies outside the space.
+        """
+        ...
+
+    def from_record(self, record: Mapping[str, object]) -> ArchT:
+        """The architecture that a JSON record (`dataclasses.asdict`) describes, checked."""
+        ...
+
+    def sample(self, generator: Random) -> ArchT:
+        """Draws each choice uniformly and independently."""
+        ...
+
+    def smallest(self) -> ArchT: ...
+
+    def largest(self) -> ArchT: ...
+
+    def num_archs(self) -> int:
+        """The number of distinct architectures."""
+        ...

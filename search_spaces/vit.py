@@ -1,0 +1,161 @@
+"""Vision transformers: one architecture (`ViTArch`) and the options to choose from (`ViTSpace`).
+
+The dimensions follow AutoFormer (Chen et al., 2021, https://arxiv.org/abs/2107.00651): one width
+for the whole network, heads and MLP ratio per block. Adapter rank per block and the number of
+dictionary atoms make the sharing of weights part of the architecture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from random import Random
+
+from search_spaces.space import Option
+
+PER_BLOCK = ("num_heads", "mlp_ratio", "rank")
+
+
+@dataclass(frozen=True)
+class ViTArch:
+    """One architecture: the sizes of a plain ViT. Per-block fields have one entry a block.
+
+    `rank` is the rank of the block's low-rank adapters and `num_atoms` the number of dictionary
+    atoms in use; both are 0 where the weights have none.
+    """
+
+    embed_dim: int
+    num_heads: tuple[int, ...]
+    mlp_ratio: tuple[float, ...]
+    rank: tuple[int, ...]
+    num_atoms: int
+
+    def __post_init__(self) -> None:
+        lengths = [len(getattr(self, name)) for name in PER_BLOCK]
+        if len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(f"{', '.join(PER_BLOCK)} need one entry per block, got {lengths}")
+
+    @property
+    def depth(self) -> int:
+        return len(self.num_heads)
+
+    @property
+    def mlp_hidden(self) -> tuple[int, ...]:
+        """Hidden width of each block's MLP, rounded down as timm does."""
+        return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class ViTSpace:
+    """The options of each dimension; per-block dimensions have the same options in every block."""
+
+    embed_dim: Sequence[int]
+    depth: Sequence[int]
+    num_heads: Sequence[int]
+    mlp_ratio: Sequence[float]
+    rank: Sequence[int] = (0,)
+    num_atoms: Sequence[int] = (0,)
+    head_dim: int = 64
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "head_dim":
+                check_positive_int("space.head_dim", value)
+                continue
+            key = f"space.{field.name}"
+            if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+                raise ValueError(f"{key} must be a list of at least one option, got {value!r}")
+            for option in value:
+                if field.name == "mlp_ratio":
+                    check_positive_number(key, option)
+                elif not (field.name in ("rank", "num_atoms") and option == 0):
+                    check_positive_int(key, option)
+            if list(value) != sorted(set(value)):
+                raise ValueError(f"{key} must be in ascending order without repeats, got {value}")
+            # A list from a config file would make the space unhashable.
+            object.__setattr__(self, field.name, tuple(value))
+
+    def choices(self) -> dict[str, tuple[Option, ...]]:
+        choices: dict[str, tuple[Option, ...]] = {
+            "embed_dim": tuple(self.embed_dim),
+            "depth": tuple(self.depth),
+            "num_atoms": tuple(self.num_atoms),
+        }
+        for block in range(max(self.depth)):
+            for name in PER_BLOCK:
+                choices[f"blocks.{block}.{name}"] = tuple(getattr(self, name))
+        return choices
+
+    def decode(self, values: Mapping[str, Option]) -> ViTArch:
+        choices = self.choices()
+        if values.keys() != choices.keys():
+            odd = sorted(values.keys() ^ choices.keys())
+            raise ValueError(
+                f"decode needs every choice of the space and no other; differing: {odd}"
+            )
+        for name, options in choices.items():
+            if values[name] not in options:
+                raise ValueError(f"{name} must be one of {list(options)}, got {values[name]!r}")
+        blocks = range(int(values["depth"]))
+        return ViTArch(
+            embed_dim=int(values["embed_dim"]),
+            num_heads=tuple(int(values[f"blocks.{block}.num_heads"]) for block in blocks),
+            mlp_ratio=tuple(float(values[f"blocks.{block}.mlp_ratio"]) for block in blocks),
+            rank=tuple(int(values[f"blocks.{block}.rank"]) for block in blocks),
+            num_atoms=int(values["num_atoms"]),
+        )
+
+    def encode(self, arch: ViTArch) -> dict[str, Option]:
+        if arch.depth not in self.depth:
+            raise ValueError(f"depth must be one of {list(self.depth)}, got {arch.depth}")
+        values = {name: options[0] for name, options in self.choices().items()}
+        values.update(embed_dim=arch.embed_dim, depth=arch.depth, num_atoms=arch.num_atoms)
+        for block in range(arch.depth):
+            for name in PER_BLOCK:
+                values[f"blocks.{block}.{name}"] = getattr(arch, name)[block]
+        self.decode(values)  # raises for an option that the space does not have
+        return values
+
+    def from_record(self, record: Mapping[str, object]) -> ViTArch:
+        names = [field.name for field in fields(ViTArch)]
+        if set(record) != set(names):
+            raise ValueError(f"an architecture has the fields {names}, got {sorted(record)}")
+        values: dict[str, object] = {}
+        for name in names:
+            value = record[name]
+            per_block = name in PER_BLOCK
+            entries = list(value) if per_block and isinstance(value, list | tuple) else [value]
+            number = int | float if name == "mlp_ratio" else int
+            if per_block is not isinstance(value, list | tuple) or not all(
+                isinstance(entry, number) and not isinstance(entry, bool) for entry in entries
+            ):
+                kind = "a list of numbers, one a block" if per_block else "an integer"
+                raise ValueError(f"{name} must be {kind}, got {value!r}")
+            values[name] = tuple(entries) if per_block else value
+        arch = ViTArch(**values)  # type: ignore[arg-type]  # each value was checked above
+        return self.decode(self.encode(arch))
+
+    def sample(self, generator: Random) -> ViTArch:
+        return self.decode(
+            {name: generator.choice(options) for name, options in self.choices().items()}
+        )
+
+    def smallest(self) -> ViTArch:
+        return self.decode({name: options[0] for name, options in self.choices().items()})
+
+    def largest(self) -> ViTArch:
+        return self.decode({name: options[-1] for name, options in self.choices().items()})
+
+    def num_archs(self) -> int:
+        per_block = len(self.num_heads) * len(self.mlp_ratio) * len(self.rank)
+        shared = len(self.embed_dim) * len(self.num_atoms)
+        return shared * sum(per_block**depth for depth in self.depth)
+
+
+def check_positive_int(key: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{key} must be a positive integer, got {value!r}")
+
+
+def check_positive_number(key: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{key} must be a positive number, got {value!r}")

@@ -1,0 +1,1 @@
+"""The weights of a supernet and the mathematics of training them."""

@@ -1,0 +1,506 @@
+"""The report is checked on a made-up run folder with every kind of record that the stages write."""
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from nas.report import write_report
+from nas.report.figures import MOST_POINTS, meets, pareto_front
+from nas.report.formatting import number, percent, span, top1_interval
+from nas.report.picture import arch_picture, can_draw
+
+Record = dict[str, Any]
+
+SMALLEST = {"embed_dim": 32, "num_heads": [1], "mlp_ratio": [1.0], "rank": [2], "num_atoms": 1}
+LARGEST = {
+    "embed_dim": 64,
+    "num_heads": [4, 4, 4],
+    "mlp_ratio": [4.0, 4.0, 4.0],
+    "rank": [8, 8, 8],
+    "num_atoms": 3,
+}
+CARD = {
+    "device": "cpu",
+    "name": "Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz",
+    "driver": "",
+    "host": "Linux x86_64",
+    "threads": 2,
+    "dtype": "float32",
+    "batch_size": 64,
+    "img_size": 8,
+    "in_chans": 1,
+    "warmup": 5,
+    "passes": 50,
+    "runtime": "eager",
+    "torch_version": "2.15.0",
+    "python_version": "3.11.7",
+}
+BUDGET = {"latency_of_largest": 0.6, "params": 60000, "memory_mib": None}
+CONFIG = """\
+run: runs/digits
+seed: 0
+space: {_target_: search_spaces.vit.ViTSpace, embed_dim: [32, 48, 64], depth: [1, 2, 3]}
+data: {name: digits, img_size: 8, in_chans: 1, num_classes: 10}
+budget: {latency_of_largest: 0.6}
+"""
+
+
+def candidate(arch: Record, trial: int, noise: float) -> Record:
+    work = arch["embed_dim"] * sum(
+        2 * heads + 2 * ratio
+        for heads, ratio in zip(arch["num_heads"], arch["mlp_ratio"], strict=True)
+    )
+    latency_of_largest = 0.15 + 0.85 * work / 3072
+    params = 900 + 2 * arch["embed_dim"] * (arch["num_atoms"] * 96 + 8 * sum(arch["rank"]))
+    latency_ms, memory_mib = 5.2 * latency_of_largest, 0.4 + work / 2000
+    return {
+        "arch": arch,
+        "trial": trial,
+        "top1": round((0.985 - 0.1 * 0.5 ** (work / 300) - noise) * 360) / 360,
+        "loss": 0.12,
+        "split": "val",
+        "num_examples": 360,
+        "latency_ms": latency_ms,
+        "ratio": latency_of_largest,
+        "ratio_low": 0.985 * latency_of_largest,
+        "ratio_high": 1.015 * latency_of_largest,
+        "median_ms": 1.03 * latency_ms,
+        "p90_ms": 1.1 * latency_ms,
+        "spread": 0.031,
+        "num_passes": 50,
+        "memory_mib": memory_mib,
+        "flops": int(work * 1700),
+        "latency_of_largest": latency_of_largest,
+        "stored_factorised": params,
+        "stored_merged": int(work * 55),
+        "resident": int(work * 55) + 1,
+        "params": params,
+        "params_of_largest": params / 62340,
+        "memory_of_largest": memory_mib / 1.936,
+        "step": 1020,
+        "digest": "a1b2",
+    }
+
+
+def sample(generator: random.Random) -> Record:
+    depth = generator.choice([1, 2, 3])
+    return {
+        "embed_dim": generator.choice([32, 48, 64]),
+        "num_heads": [generator.choice([1, 2, 4]) for _ in range(depth)],
+        "mlp_ratio": [generator.choice([1.0, 2.0, 4.0]) for _ in range(depth)],
+        "rank": [generator.choice([2, 4, 8]) for _ in range(depth)],
+        "num_atoms": generator.choice([1, 2, 3]),
+    }
+
+
+def candidates() -> list[Record]:
+    generator = random.Random(0)
+    return [candidate(sample(generator), trial, 0.01 * generator.random()) for trial in range(60)]
+
+
+MEASURED = (
+    *("latency_ms", "ratio", "ratio_low", "ratio_high", "median_ms", "p90_ms", "spread"),
+    *("num_passes", "memory_mib", "flops"),
+)
+COUNTS = ("stored_factorised", "stored_merged", "resident")
+
+
+def measurement(record: Record) -> Record:
+    head = {"kind": "measurement", "digest": "a1b2", "time": "2025-11-21T07:12:00+00:00"}
+    return {**head, "arch": record["arch"], **{k: record[k] for k in MEASURED}, "card": CARD}
+
+
+def metrics() -> list[Record]:
+    generator = random.Random(1)
+    records: list[Record] = []
+    for step in range(10, 1021, 10):
+        loss = 0.25 + 2.1 * 0.5 ** (step / 120) + 0.06 * generator.random()
+        lr = 0.002 * min(step / 100, 1.0) * (1020 - step) / 1020
+        records.append({"kind": "train", "step": step, "epoch": step / 17, "loss": loss, "lr": lr})
+    for epoch, (probe, top) in product(
+        range(2, 61, 2), [("smallest", 0.93), ("largest", 0.98), ("wide_and_shallow", 0.955)]
+    ):
+        top1 = top - 0.8 * 0.5 ** (epoch / 4)
+        records.append({"kind": "eval", "step": 17 * epoch, "epoch": epoch, "probe": probe})
+        records[-1] |= {"split": "val", "top1": top1, "loss": 0.3, "num_examples": 360}
+    return records
+
+
+def exported(chosen: Record, largest: Record) -> Record:
+    test = {"split": "test", "top1": 0.9694, "num_examples": 360, "low": 0.946, "high": 0.983}
+    judged = ("arch", "trial", "top1", "loss", "split", "num_examples", "step", "digest")
+    costs = {key: value for key, value in chosen.items() if key not in judged}
+    bounds = {"latency_of_largest": 0.6, "params": 60000}
+    return {
+        "arch": chosen["arch"],
+        "test": test,
+        "largest_test": {**test, "top1": 0.975, "low": 0.953, "high": 0.987},
+        "counts": {key: chosen[key] for key in COUNTS},
+        "largest_counts": {key: largest[key] for key in COUNTS},
+        "costs": costs,
+        "device": CARD,
+        "budgets": [
+            {"name": name, "limit": limit, "value": costs[name], "met": costs[name] <= limit}
+            for name, limit in bounds.items()
+        ],
+        "step": 1020,
+        "commit": "3f2a9c1",
+        "command": "nas export run=runs/digits pick=best",
+    }
+
+
+def write_lines(path: Path, records: list[Record]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "digits"
+    (folder / "subnet").mkdir(parents=True)
+    records = candidates()
+    smallest, largest = candidate(SMALLEST, 60, 0.0), candidate(LARGEST, 61, 0.0)
+    chosen = max(
+        (record for record in records if meets(record, {"latency_of_largest": 0.6, "params": 6e4})),
+        key=lambda record: record["top1"],
+    )
+    search = {"objective": "best", "budget": BUDGET, "num_trials": 72, "seconds": 41.0}
+    search |= {"chosen": chosen, "smallest": smallest, "largest": largest}
+    search |= {"step": 1020, "digest": "a1b2"}
+    reference = {"kind": "reference", "card": CARD, "digest": "a1b2", "reference_ms": 5.2}
+    (folder / "config.yaml").write_text(CONFIG)
+    write_lines(folder / "metrics.jsonl", metrics())
+    write_lines(folder / "candidates.jsonl", records)
+    measured = [measurement(record) for record in [smallest, largest, *records]]
+    write_lines(folder / "latency.jsonl", [reference, *measured])
+    (folder / "search.json").write_text(json.dumps(search))
+    (folder / "subnet" / "card.json").write_text(json.dumps(exported(chosen, largest)))
+    return folder
+
+
+def written(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def figure(page: str, name: str) -> list[Record]:
+    """The traces of the figure with this id."""
+    call = re.search(rf'Plotly\.newPlot\(\s*"{name}",\s*', page)
+    assert call is not None
+    traces: list[Record] = json.JSONDecoder().raw_decode(page, call.end())[0]
+    return traces
+
+
+def prose(page: str) -> str:
+    """The page's text, without scripts and styles, as a person sees it."""
+    parser = Page()
+    parser.feed(page.partition("</head>")[2])
+    return " ".join("".join(parser.texts).split())
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_the_page_loads_nothing_from_anywhere(run: Path) -> None:
+    page = Page()
+    page.feed(written(run))
+    tags = {tag for tag, _ in page.tags}
+    assert tags.isdisjoint({"link", "img", "iframe", "object", "embed", "base", "a"})
+    assert not [attrs for _, attrs in page.tags if {"src", "href", "srcset"} & attrs.keys()]
+    policies = [attrs["content"] for tag, attrs in page.tags if "http-equiv" in attrs]
+    assert policies[0] is not None
+    assert "default-src 'none'" in policies[0]
+    assert "http" not in policies[0]
+
+
+def test_plotly_is_in_the_page_exactly_once(run: Path) -> None:
+    assert written(run).count("* plotly.js v") == 1
+
+
+def test_strings_of_a_stranger_stay_text(run: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
+    num_scripts = written(run).count("<script")
+    config = {"run": evil, "space": {"_target_": "a." + evil, evil: [evil]}, "data": {"name": evil}}
+    (run / "config.yaml").write_text(json.dumps(config))
+    card = {**CARD, "name": evil, evil: evil}
+    record = {**candidates()[0], "arch": {**candidates()[0]["arch"], evil: evil}, "split": evil}
+    write_lines(run / "candidates.jsonl", [record, *candidates()])
+    write_lines(run / "latency.jsonl", [{**measurement(record), "card": card}])
+    probe = {"kind": "eval", "probe": evil, "epoch": 1, "step": evil, "top1": 0.5, "split": evil}
+    write_lines(run / "metrics.jsonl", [*metrics(), probe])
+    edit(run / "search.json", chosen=record, budget={evil: 1.0}, num_trials=evil)
+    budgets = [{"name": evil, "limit": evil, "value": evil, "met": evil}]
+    test = {"top1": evil, "low": evil, "high": evil, "num_examples": evil, "split": evil}
+    edit(run / "subnet" / "card.json", **{"commit": evil, "command": evil, "budgets": budgets})
+    edit(run / "subnet" / "card.json", **{"test": test, "arch": record["arch"], "device": card})
+    page = written(run)
+    assert evil not in page
+    assert "<img" not in page.partition("</head>")[2]
+    assert page.count("<script") == num_scripts
+    assert prose(page).count("alert(1)") > 10
+    # plotly reads tags in labels, so what reaches it must be escaped as well
+    for name in ("latency_ms", "probes"):
+        labels = json.dumps(figure(page, name))
+        assert "alert(1)" in labels
+        assert "<img" not in labels
+        assert "<script" not in labels
+
+
+def test_interpolations_of_a_config_are_not_resolved(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_READER", "hunter2")
+    (run / "config.yaml").write_text("run: x\nseed: ${oc.env:SECRET_OF_THE_READER}\n")
+    assert "hunter2" not in written(run)
+
+
+def test_every_candidate_is_in_both_figures(run: Path) -> None:
+    page = written(run)
+    for name, key in (("latency_ms", "latency_ms"), ("params", "params")):
+        drawn = [
+            (x, y)
+            for trace in figure(page, name)
+            if trace["name"] in ("meets budgets", "breaks a budget")
+            for x, y in zip(trace["x"], trace["y"], strict=True)
+        ]
+        assert sorted(drawn) == sorted((c[key], c["top1"]) for c in candidates())
+
+
+def test_candidates_that_break_a_budget_are_grey_and_off_the_front(run: Path) -> None:
+    traces = {trace["name"]: trace for trace in figure(written(run), "latency_ms")}
+    met = [
+        c
+        for c in candidates()
+        if 1.015 * c["latency_of_largest"] <= 0.6 and c["params"] <= BUDGET["params"]
+    ]
+    assert 0 < len(met) < len(candidates())
+    assert sorted(traces["meets budgets"]["x"]) == sorted(c["latency_ms"] for c in met)
+    front = zip(traces["Pareto front"]["x"], traces["Pareto front"]["y"], strict=True)
+    assert set(front) == {
+        (c["latency_ms"], c["top1"]) for c in met if not any(dominates(o, c) for o in met)
+    }
+
+
+def dominates(one: Record, other: Record) -> bool:
+    a, b = (one["latency_ms"], -one["top1"]), (other["latency_ms"], -other["top1"])
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_holds_the_points_that_no_other_dominates(seed: int) -> None:
+    generator = random.Random(seed)
+    # few distinct values, so that ties and repeated points occur
+    points = [(generator.randint(0, 6), generator.randint(0, 6)) for _ in range(25)]
+    expected = {
+        index
+        for index, (cost, score) in enumerate(points)
+        if not any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+    }
+    found = pareto_front([cost for cost, _ in points], [score for _, score in points])
+    assert set(found) == expected
+    assert len(found) == len(expected)
+    assert [points[index][0] for index in found] == sorted(points[index][0] for index in found)
+
+
+def test_a_latency_meets_its_bound_by_the_upper_end_of_its_interval() -> None:
+    record = {"latency_of_largest": 0.59, "ratio": 0.59, "ratio_high": 0.61, "params": 10}
+    assert not meets(record, {"latency_of_largest": 0.6})
+    assert meets(record, {"latency_of_largest": 0.62, "params": 10})
+    assert not meets(record, {"memory_mib": 100.0})
+
+
+def test_candidates_of_other_weights_or_another_target_are_left_out(run: Path) -> None:
+    other = [{**c, "top1": 1.0, "step": 500} for c in candidates()[:3]]
+    foreign = [{**c, "top1": 1.0, "digest": "ffff"} for c in candidates()[:4]]
+    write_lines(run / "candidates.jsonl", [*other, *candidates(), *foreign])
+    page = written(run)
+    assert all(1.0 not in trace["y"] for trace in figure(page, "latency_ms"))
+    assert "7 of other weights or another target are not shown" in prose(page)
+
+
+def test_training_curves_hold_every_record_and_every_probe(run: Path) -> None:
+    page = written(run)
+    losses = [record["loss"] for record in metrics() if record["kind"] == "train"]
+    assert figure(page, "loss")[0]["y"] == losses
+    probes = {trace["name"]: len(trace["y"]) for trace in figure(page, "probes")}
+    assert probes == {"smallest": 30, "largest": 30, "wide_and_shallow": 30}
+
+
+def test_a_long_training_curve_is_thinned(run: Path) -> None:
+    lines = [{"kind": "train", "step": i, "epoch": i, "loss": 1.0, "lr": 0.1} for i in range(9000)]
+    write_lines(run / "metrics.jsonl", lines)
+    assert MOST_POINTS / 2 <= len(figure(written(run), "loss")[0]["y"]) <= MOST_POINTS
+
+
+def test_the_header_gives_test_accuracy_interval_and_budgets(run: Path) -> None:
+    words = prose(written(run))
+    assert "96.9 %" in words
+    assert "test top-1, 360 examples, 95 % interval 94.6\u201398.3 %" in words
+    assert re.search(r"latency_of_largest 0\.\d+, budget 0\.600: met", words)
+    broken = {"name": "memory_mib", "limit": 1.0, "value": 1.25, "met": False}
+    edit(run / "subnet" / "card.json", budgets=[broken])
+    assert "memory_mib 1.25 MiB, budget 1.00 MiB: broken" in prose(written(run))
+
+
+def test_the_exported_subnet_is_the_chosen_one(run: Path) -> None:
+    other = candidates()[7]
+    largest = json.loads((run / "search.json").read_text())["largest"]
+    (run / "subnet" / "card.json").write_text(json.dumps(exported(other, largest)))
+    star = next(t for t in figure(written(run), "latency_ms") if t["name"] == "chosen")
+    assert star["x"] == [other["latency_ms"]]
+
+
+def test_devices_do_not_share_a_table(run: Path) -> None:
+    gpu = {**CARD, "device": "cuda:0", "name": "NVIDIA H200"}
+    mine = measurement(candidate(LARGEST, 0, 0.0))
+    write_lines(run / "latency.jsonl", [mine, {**mine, "digest": "c3d4", "card": gpu}])
+    words = prose(written(run))
+    assert words.count("1 of 1 measured subnets") == 2
+    assert "NVIDIA H200" in words
+
+
+def test_the_latency_table_is_cut_but_keeps_the_named_subnets(run: Path) -> None:
+    page = written(run)
+    table = page[page.index("Latency and memory") : page.index("The chosen architecture")]
+    assert table.count("<tr") == 1 + 20 + 3
+    assert re.findall(r'class="role">(\w+)<', table) == ["largest", "chosen", "smallest"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("metrics.jsonl", "nas train run=runs/digits"),
+        ("candidates.jsonl", "nas search run=runs/digits"),
+        ("latency.jsonl", "nas measure run=runs/digits"),
+        ("subnet/card.json", "nas export run=runs/digits"),
+    ],
+)
+def test_a_missing_file_is_named_by_the_command_that_makes_it(
+    run: Path, missing: str, command: str
+) -> None:
+    # without the export's own command, which the page quotes
+    edit(run / "subnet" / "card.json", command="")
+    assert command not in prose(written(run))
+    (run / missing).unlink()
+    assert command in prose(written(run))
+
+
+def test_an_empty_folder_gives_a_page_of_what_to_run(tmp_path: Path) -> None:
+    words = prose(written(tmp_path))
+    for stage in ("train", "measure", "search"):
+        assert f"nas {stage} run={tmp_path}" in words
+
+
+def test_a_search_without_a_feasible_subnet_says_what_it_saw(run: Path) -> None:
+    (run / "subnet" / "card.json").unlink()
+    edit(run / "search.json", chosen=None, budget={"params": 100})
+    words = prose(written(run))
+    assert "No evaluated subnet meets every budget" in words
+    assert f"params {min(c['params'] for c in candidates()):,}" in words
+
+
+def test_a_search_that_judged_nothing_gives_a_page(run: Path) -> None:
+    (run / "subnet" / "card.json").unlink()
+    (run / "candidates.jsonl").write_text("")
+    empty: Record = {"objective": "best", "budget": {}, "chosen": None, "num_trials": 0}
+    (run / "search.json").write_text(json.dumps(empty))
+    words = prose(written(run))
+    assert "No candidates were evaluated yet" in words
+    assert "No subnet is chosen yet" in words
+
+
+@pytest.mark.parametrize("value", [None, "5", True, float("nan"), float("inf"), 10**400, [1], {}])
+def test_what_is_no_number_is_a_dash_and_never_zero(value: object) -> None:
+    assert number(value, "ms") == percent(value) == span(value, 1.0) == "\u2013"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, "0"), (1234567, "1,234,567"), (0.5, "0.500"), (2.0, "2.00"), (41.26, "41.3"),
+     (1234.5, "1,234"), (0.001234, "0.00123"), (0.0, "0")],
+)  # fmt: skip
+def test_numbers_keep_three_digits(value: float, expected: str) -> None:
+    assert number(value) == expected
+
+
+def test_a_record_without_figures_gives_dashes(run: Path) -> None:
+    bare = {"kind": "measurement", "arch": SMALLEST, "digest": "a1b2", "card": CARD}
+    write_lines(run / "latency.jsonl", [bare])
+    page = written(run)
+    table = page[page.index("Latency and memory") : page.index("The chosen architecture")]
+    cells = re.findall(r"<td>(.*?)</td>", table)
+    assert cells[1:] == ["\u2013"] * 8
+
+
+@pytest.mark.parametrize(("hits", "num_examples"), [(0, 1), (324, 360), (360, 360), (17, 10000)])
+def test_the_interval_is_wilsons(hits: int, num_examples: int) -> None:
+    expected = binomtest(hits, num_examples).proportion_ci(method="wilson")
+    interval = top1_interval({"top1": hits / num_examples, "num_examples": num_examples})
+    assert interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "record", [{"top1": 0.9}, {"top1": 1.1, "num_examples": 9}, {"top1": 0.5, "num_examples": 0}]
+)
+def test_there_is_no_interval_without_a_fraction_and_a_count(record: Record) -> None:
+    assert top1_interval(record) is None
+
+
+def test_the_picture_draws_every_head_and_block_to_scale() -> None:
+    arch = {**LARGEST, "num_heads": [3, 1], "mlp_ratio": [4.0, 2.0], "rank": [2, 4]}
+    picture = arch_picture(arch, arch)
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="22"', picture)]
+    filled = widths[1:2] + widths[3::2]  # each is drawn once as the outline, once filled
+    assert filled[1] / filled[0] == pytest.approx(4.0, abs=0.01)
+    assert filled[2] / filled[0] == pytest.approx(2.0, abs=0.01)
+    assert picture.count("<rect") == 2 * (1 + 3 + 1 + 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_heads": [10**9]}, {"rank": [1, 2]}, {"embed_dim": "64"}, {"mlp_ratio": [float("nan")]},
+     {"num_heads": []}, {"num_heads": [1.5]}, {"mlp_ratio": [1e300], "embed_dim": 1e300}],
+)  # fmt: skip
+def test_an_architecture_that_cannot_be_drawn_is_refused_not_drawn(
+    run: Path, change: Record
+) -> None:
+    arch = {**SMALLEST, **change}
+    assert can_draw(SMALLEST)
+    assert not can_draw(arch)
+    edit(run / "subnet" / "card.json", arch=arch)
+    assert "There is no picture" in prose(written(run))
+
+
+def test_the_same_files_give_the_same_page(run: Path) -> None:
+    assert written(run) == written(run)
+
+
+def test_a_damaged_file_is_named(run: Path) -> None:
+    (run / "search.json").write_text('{"chosen": ')
+    with pytest.raises(ValueError, match=r"search\.json must be JSON"):
+        write_report(run)
+    (run / "search.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"search\.json must be a mapping, got list"):
+        write_report(run)
+    with pytest.raises(ValueError, match="run must be a folder"):
+        write_report(run / "config.yaml")

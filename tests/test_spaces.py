@@ -1,0 +1,116 @@
+"""The contract of a search space, which every space runs through, and what ViTs add to it."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from itertools import product
+from random import Random
+
+import pytest
+
+from search_spaces.vit import ViTArch, ViTSpace
+from tests.spaces import make_space
+
+TINY = ViTSpace(embed_dim=[8, 16], depth=[1, 2], num_heads=[1, 2], mlp_ratio=[2, 2.5], rank=[0, 3])
+SPACES = {"tiny": TINY, "odd": make_space(), "own": make_space("own")}
+
+
+@pytest.fixture(params=SPACES, name="space")
+def space_fixture(request: pytest.FixtureRequest) -> ViTSpace:
+    return SPACES[request.param]
+
+
+def test_encode_is_undone_by_decode(space: ViTSpace) -> None:
+    generator = Random(1)
+    for arch in [space.smallest(), space.largest(), *(space.sample(generator) for _ in range(50))]:
+        assert space.decode(space.encode(arch)) == arch
+        assert list(space.encode(arch)) == list(space.choices())
+
+
+def test_a_json_record_describes_the_same_architecture(space: ViTSpace) -> None:
+    arch = space.sample(Random(2))
+    assert space.from_record(json.loads(json.dumps(asdict(arch)))) == arch
+
+
+def test_same_seed_samples_the_same_architectures(space: ViTSpace) -> None:
+    def draw() -> list[ViTArch]:
+        generator = Random(3)
+        return [space.sample(generator) for _ in range(20)]
+
+    assert draw() == draw()
+
+
+def test_smallest_and_largest_bound_every_dimension(space: ViTSpace) -> None:
+    small, large = space.encode(space.smallest()), space.encode(space.largest())
+    generator = Random(4)
+    for _ in range(50):
+        values = space.encode(space.sample(generator))
+        for name, value in values.items():
+            assert small[name] <= value <= max(large[name], small[name])
+
+
+def test_num_archs_counts_what_all_assignments_decode_to() -> None:
+    choices = TINY.choices()
+    archs = {
+        TINY.decode(dict(zip(choices, values, strict=True)))
+        for values in product(*choices.values())
+    }
+    assert TINY.num_archs() == len(archs)
+
+
+def test_each_choice_is_drawn_uniformly() -> None:
+    generator = Random(5)
+    drawn = Counter(TINY.sample(generator).embed_dim for _ in range(4000))
+    # Five standard deviations of a fair coin's 4000 throws.
+    assert abs(drawn[8] - 2000) < 5 * 0.5 * 4000**0.5
+
+
+def test_decode_drops_what_a_shallow_network_does_not_use() -> None:
+    values = TINY.encode(TINY.smallest())
+    assert TINY.decode(values | {"blocks.1.num_heads": 2}) == TINY.decode(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embed_dim": 9}, "embed_dim must be one of"),
+        ({"num_heads": [1, 7]}, r"blocks\.1\.num_heads must be one of"),
+        ({"num_heads": [1]}, "one entry per block"),
+        ({"num_heads": 1}, "num_heads must be a list"),
+        ({"embed_dim": "8"}, "embed_dim must be an integer"),
+        ({"num_atoms": True}, "num_atoms must be an integer"),
+        ({"colour": 3}, "an architecture has the fields"),
+    ],
+)
+def test_a_record_outside_the_space_names_the_choice(
+    change: dict[str, object], message: str
+) -> None:
+    record = json.loads(json.dumps(asdict(TINY.largest()))) | change
+    with pytest.raises(ValueError, match=message):
+        TINY.from_record(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embed_dim": []}, r"space\.embed_dim must be a list of at least one option"),
+        ({"embed_dim": [16, 8]}, r"space\.embed_dim must be in ascending order"),
+        ({"num_heads": [0, 1]}, r"space\.num_heads must be a positive integer"),
+        ({"mlp_ratio": ["a"]}, r"space\.mlp_ratio must be a positive number"),
+        ({"rank": [-1]}, r"space\.rank must be a positive integer"),
+        ({"head_dim": 0}, r"space\.head_dim must be a positive integer"),
+    ],
+)
+def test_a_bad_option_names_its_key(change: dict[str, object], message: str) -> None:
+    options = {"embed_dim": [8], "depth": [1], "num_heads": [1], "mlp_ratio": [1.0]}
+    with pytest.raises(ValueError, match=message):
+        ViTSpace(**(options | change))  # type: ignore[arg-type]
+
+
+def test_decode_refuses_missing_and_unknown_choices() -> None:
+    values = TINY.encode(TINY.smallest())
+    with pytest.raises(ValueError, match="colour"):
+        TINY.decode(values | {"colour": 1})
+    del values["depth"]
+    with pytest.raises(ValueError, match="depth"):
+        TINY.decode(values)
