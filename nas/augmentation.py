@@ -51,15 +51,11 @@ def eval_transform(config: DataConfig) -> Transform:
 
 def translate(images: Tensor, shift: int, generator: Generator) -> Tensor:
     """Moves each image (B, C, H, W) by up to `shift` pixels along each axis; zeros move in."""
-    B, C, H, W = images.shape
+    B, _, H, W = images.shape
     device = images.device
-    padded = F.pad(images, [shift] * 4)
-    corner = torch.randint(2 * shift + 1, (2, B, 1), generator=generator, device=device)
-    rows = corner[0] + torch.arange(H, device=device)  # (B, H)
-    columns = corner[1] + torch.arange(W, device=device)  # (B, W)
-    image = torch.arange(B, device=device)[:, None, None, None]
-    channel = torch.arange(C, device=device)[:, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    windows = F.pad(images, [shift] * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, top, left, H, W)
+    top, left = torch.randint(2 * shift + 1, (2, B), generator=generator, device=device)
+    return windows[torch.arange(B, device=device), :, top, left]
 
 
 def flip(images: Tensor, generator: Generator) -> Tensor:
@@ -72,7 +68,7 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
 def normalize(pixels: Tensor, config: DataConfig) -> Tensor:
     """Images (B, C, H, W) float32 of pixels in 0..255."""
     mean, std = torch.tensor([config.mean, config.std], device=pixels.device)[..., None, None] * 255
-    return (pixels.float() - mean) / std
+    return pixels.float().sub_(mean).div_(std)
 
 
 def make_mixup(config: DataConfig, label_smoothing: float) -> Mixup | None:

@@ -291,8 +291,11 @@ def build(node: Any, key: str, **arguments: Any) -> Any:
     """The object that a node with a `_target_` describes; raises ValueError that names the key."""
     check_targets(node, key)
     try:
-        return instantiate(node, _convert_="all", **arguments)
-    except InstantiationException as error:
+        if not arguments:
+            return instantiate(node, _convert_="all")
+        # Arguments that are dataclasses would be turned into dictionaries by Hydra.
+        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
+    except (InstantiationException, TypeError) as error:
         raise ValueError(f"{key}: {error.__cause__ or error}") from error
 
 

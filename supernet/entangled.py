@@ -7,7 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from supernet.sources import INIT_STD, SharingArch, Sizes, WeightSource
+from supernet.sources import SharingArch, Sizes, WeightSource
+
+INIT_STD = 0.02  # of position embeddings and the classifier, as in timm
 
 
 class StackedLinear(nn.Module):

@@ -163,13 +163,14 @@ def test_digits_are_their_pixels_normalised() -> None:
 def test_eval_images_are_resized_by_the_shorter_side_and_cropped(
     root: str, loader: str, workers: int
 ) -> None:
-    data = open_data(FOLDER, root=root, loader=loader, workers=workers, flip=True)
+    settings = FOLDER | {"img_size": 18, "loader": loader, "workers": workers, "flip": True}
+    data = open_data(settings, root=root)
     files = sorted(map(str, Path(root).rglob("*.png")))
     for batch in data.eval_batches("val", 2):
         for image, index in zip(batch.images, batch.indices, strict=True):
             with Image.open(files[numbers(data)["val"][index]]) as file:
-                picture = file.convert("RGB").resize((9, 8), Image.Resampling.BICUBIC)
-            pixels = np.array(picture.crop((0, 0, 8, 8)), np.float32) / 255
+                picture = file.convert("RGB").resize((22, 18), Image.Resampling.BICUBIC)
+            pixels = np.array(picture.crop((2, 0, 20, 18)), np.float32) / 255
             expected = (pixels - [0.3, 0.4, 0.5]) / [0.2, 0.3, 0.4]
             torch.testing.assert_close(image, torch.from_numpy(expected).permute(2, 0, 1).float())
 
@@ -236,6 +237,7 @@ def test_augmentation_changes_with_the_seed_the_batch_and_the_place(loader: str)
     other, _ = data.train_batches(indices, batch_size=16, seed=1)
     assert not torch.equal(first.images, second.images)
     assert not torch.equal(first.images, other.images)
+    assert not torch.equal(second.images, other.images)
     assert len(torch.unique(first.images, dim=0)) > 8
 
 
@@ -289,6 +291,7 @@ def test_mixed_targets_are_probabilities_with_smoothing(loader: str, mix: dict[s
     config = DataConfig(**(DIGITS | mix | {"loader": loader}))
     data = load(config, seed=0, device=CPU, label_smoothing=0.1)
     (plain,) = data.eval_batches("train", data.num_train)
+    shares = set()
     for batch in data.train_batches(torch.arange(80), batch_size=8, seed=0):
         torch.testing.assert_close(batch.targets.sum(1), torch.ones(8))
         labels = torch.nn.functional.one_hot(plain.targets[batch.indices], 10).float()
@@ -298,6 +301,8 @@ def test_mixed_targets_are_probabilities_with_smoothing(loader: str, mix: dict[s
         torch.testing.assert_close(batch.targets[own], smoothed[own])
         assert bool((batch.targets.amin(1) > 0.0099).all())
         assert bool(((batch.targets > 0.011).sum(1) <= 2).all())
+        shares.add(float(batch.targets[~own].amax()))
+    assert len(shares) > 5  # each batch draws its own
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binomtest
 
 from nas.report import write_report
-from nas.report.figures import MOST_POINTS, meets, pareto_front
+from nas.report.figures import MOST_POINTS, Cost, bounds_on, meets, pareto_front
 from nas.report.formatting import number, percent, span, top1_interval
 from nas.report.picture import arch_picture, can_draw
 
@@ -327,6 +327,14 @@ def test_a_latency_meets_its_bound_by_the_upper_end_of_its_interval() -> None:
     assert not meets(record, {"latency_of_largest": 0.6})
     assert meets(record, {"latency_of_largest": 0.62, "params": 10})
     assert not meets(record, {"memory_mib": 100.0})
+
+
+def test_a_relative_bound_stands_where_the_relative_figure_equals_it() -> None:
+    cost = Cost("latency_ms", "latency_of_largest", "latency", "")
+    record = {"latency_ms": 9.0, "latency_of_largest": 0.9}
+    budget = {"latency_ms": 4.0, "latency_of_largest": 0.5, "params": 7}
+    places = [place for _, place in bounds_on(cost, budget, record)]
+    assert places == [4.0, pytest.approx(5.0)]
 
 
 def test_candidates_of_other_weights_or_another_target_are_left_out(run: Path) -> None:

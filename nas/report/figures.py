@@ -78,15 +78,20 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return front
 
 
-def bounds_on(cost: Cost, budget: Record, largest: Record) -> list[tuple[str, float]]:
-    """Label and place on the axis of each bound on this cost."""
+def bounds_on(cost: Cost, budget: Record, record: Record) -> list[tuple[str, float]]:
+    """Label and place on the axis of each bound on this cost.
+
+    What the fractions are of is worked out from any `record`: for latency it is the table's
+    reference, which the largest subnet's own measurement only comes near to.
+    """
     bounds = []
     limit = finite(budget.get(cost.key))
     if limit is not None:
         bounds.append((f"{cost.key} \u2264 {number(limit)}", limit))
-    fraction, whole = finite(budget.get(cost.of_largest)), finite(largest.get(cost.key))
-    if fraction is not None and whole is not None:
-        bounds.append((f"{cost.of_largest} \u2264 {number(fraction)}", fraction * whole))
+    limit = finite(budget.get(cost.of_largest))
+    whole = fraction(record.get(cost.key), record.get(cost.of_largest))
+    if limit is not None and whole is not None:
+        bounds.append((f"{cost.of_largest} \u2264 {number(limit)}", limit * whole))
     return bounds
 
 
@@ -145,11 +150,9 @@ def pareto_figure(
             trace.update(marker_size=size, marker_opacity=1, error_y=error_bar(record, colour))
             figure.add_trace(trace)
     shown = [*drawn, *drawable(list(named.values()), cost)]
-    draw_bounds(
-        figure,
-        bounds_on(cost, budget, named.get("largest", {})),
-        [float(record[cost.key]) for record in shown],
-    )
+    if shown:
+        costs = [float(record[cost.key]) for record in shown]
+        draw_bounds(figure, bounds_on(cost, budget, shown[0]), costs)
     figure.update_layout(height=480)
     figure.update_xaxes(tickformat=cost.tickformat)
     figure.update_yaxes(tickformat=".1%")
@@ -207,8 +210,6 @@ def draw_bounds(
 
     A bound far beyond every point would squeeze the points together: it is only named, at the edge.
     """
-    if not costs:
-        return
     ends = [x for _, x in bounds if x <= 1.5 * max(costs)] + list(costs)
     margin = 0.05 * ((max(ends) - min(ends)) or abs(max(ends)) or 1)
     left, right = min(ends) - margin, max(ends) + margin

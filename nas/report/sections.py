@@ -61,7 +61,8 @@ def candidates_caption(files: RunFiles, costs: Sequence[Cost]) -> str:
     bounds = ", ".join(f"{text(name)} \u2264 {number(limit)}" for name, limit in budget.items())
     others = len(files.candidates) - len(judged)
     sentences = [
-        f"{len(judged):,} candidates of {number(files.search.get('num_trials'))} trials.",
+        f"{len(judged):,} candidates were evaluated in "
+        f"{number(files.search.get('num_trials'))} trials, smallest and largest beside them.",
         f"Budgets: {bounds}; {met:,} candidates meet all of them, a latency by the upper end of "
         "its 95&nbsp;% interval."
         if bounds
@@ -91,12 +92,12 @@ def training(files: RunFiles) -> str:
         panels.append(plot(curve_figure(steps, "lr", "learning rate"), "lr"))
     if evals:
         panels.append(plot(probe_figure(evals), "probes"))
-    last = max((value for r in steps if (value := finite(r.get("step")))), default=None)
+    last = max((value for r in files.metrics if (value := finite(r.get("step")))), default=0)
     rates = sorted(value for r in steps if (value := finite(r.get("images_per_s"))))
     examples = listed(distinct(record.get("num_examples") for record in evals))
     speed = f", median {number(rates[len(rates) // 2])} images a second" if rates else ""
     caption = (
-        f"{number(last)} steps{speed}. Probes: fixed subnets, evaluated on "
+        f"{last:,.0f} steps{speed}. Probes: fixed subnets, evaluated on "
         f"{listed(distinct(record.get('split') for record in evals))}, {examples} examples."
     )
     return section("Training", f'<p class="soft">{caption}</p>' + panel("three", panels))
