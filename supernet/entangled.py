@@ -3,6 +3,9 @@
 Letters: B batch, N tokens, D width in use, L layers, O largest output width.
 """
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -26,12 +29,8 @@ class StackedLinear(nn.Module):
         # Composed in low precision, weights would differ from the exported ones by 1e-2.
         with torch.autocast(self.bias.device.type, enabled=False):
             weights = self.source.weight(range(len(sizes)), o, i, arch)
-        # One unbind, because the gradient of indexing each layer is as large as all layers.
-        biases = self.bias[: len(sizes)].unbind(0)
-        return [
-            (weight[:o, :i], bias[:o])
-            for weight, bias, (o, i) in zip(weights.unbind(0), biases, sizes, strict=True)
-        ]
+        biases = leading_slices(self.bias, [(o,) for o, _ in sizes])
+        return list(zip(leading_slices(weights, sizes), biases, strict=True))
 
 
 class StackedLayerNorm(nn.Module):
@@ -44,8 +43,10 @@ class StackedLayerNorm(nn.Module):
 
     def compose(self, depth: int, width: int) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias (D,) of each leading layer."""
-        weights = self.weight[:depth, :width].unbind(0)
-        return list(zip(weights, self.bias[:depth, :width].unbind(0), strict=True))
+        sizes = [(width,)] * depth
+        return list(
+            zip(leading_slices(self.weight, sizes), leading_slices(self.bias, sizes), strict=True)
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -101,3 +102,30 @@ def attend(
     q, k, v = heads.unbind(0)  # each (B, H, N, K)
     mixed = F.scaled_dot_product_attention(q, k, v)
     return F.linear(mixed.transpose(1, 2).reshape(B, N, -1), *out)
+
+
+class LeadingSlices(torch.autograd.Function):
+    """A leading slice of each leading layer of a stacked tensor.
+
+    The gradient is written once. Indexing would write one as large as all layers for each layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor, sizes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+        ctx.shape = stacked.shape
+        return tuple(
+            layer[tuple(slice(size) for size in sizes_of_layer)]
+            for layer, sizes_of_layer in zip(stacked, sizes, strict=False)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].new_zeros(ctx.shape)
+        for layer, gradient in zip(total, gradients, strict=False):
+            layer[tuple(slice(size) for size in gradient.shape)] = gradient
+        return total, None
+
+
+def leading_slices(stacked: Tensor, sizes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """Views stacked[l, :a, :b, ...] for the (a, b, ...) of each leading layer l."""
+    return cast(tuple[Tensor, ...], LeadingSlices.apply(stacked, sizes))

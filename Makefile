@@ -1,0 +1,41 @@
+# make demo: the main job on embedded data.  make test: the tests.  Each installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test install lint format bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/nas measure experiment=demo
+	$(BIN)/nas train experiment=demo
+	$(BIN)/nas search experiment=demo
+	$(BIN)/nas export experiment=demo
+	$(BIN)/nas report experiment=demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/export_latency.py
+	$(BIN)/python benchmarks/exactness.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
