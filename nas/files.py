@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,33 +18,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` if the block ends well."""
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-    )
-    os.close(descriptor)
-    temporary = Path(name)
+    """A free name beside `path` to write to, which becomes `path` if the block ends well."""
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~current_umask())
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def current_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file's content, or a folder's names, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -56,18 +44,21 @@ def append_record(path: Path, record: Mapping[str, object]) -> None:
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
-    line = json.dumps(record, allow_nan=False).encode() + b"\n"
-    with path.open("a+b") as file:
+    line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
+    # Unbuffered: after a failed write, closing a buffered file would write the rest once more.
+    with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = whole_lines_end(file.fileno())
         file.truncate(end)
         try:
-            file.write(line)
-            file.flush()
+            while line:
+                line = line[file.write(line) :]
             os.fsync(file.fileno())
-        except OSError:
-            os.ftruncate(file.fileno(), end)
+        except BaseException:
+            file.truncate(end)
             raise
+    if end == 0:  # the file may be new
+        sync(path.parent)
 
 
 def whole_lines_end(descriptor: int) -> int:
@@ -93,9 +84,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path} line {number} must be a JSON record: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} line {number} must be a JSON record, got {record!r}")
+        records.append(record)
     return records
 
 
@@ -105,7 +99,7 @@ def locked(path: Path, *, blocking: bool) -> Iterator[bool]:
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+            got = True
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            got = False
+        yield got

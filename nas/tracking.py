@@ -1,9 +1,11 @@
 """What a run tells while it works: console, metrics.jsonl, a progress bar, and wandb when asked."""
 
+import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -19,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nas.files import append_record, atomic_path, read_records, write_atomic
+from nas.files import append_record, read_records, write_atomic
 
 LINE_INTERVAL_S = 10.0  # between two lines of progress where there is no terminal
 
@@ -39,10 +41,10 @@ class Tracker:
         project: str,
         settings: Mapping[str, Any],
         start_step: int,
-        console: Console,
+        console: Console | None = None,
     ) -> None:
         self.path = run / "metrics.jsonl"
-        self.console = console
+        self.console = console or Console()
         self.wandb: Any = None
         drop_after(self.path, start_step)
         if wandb_mode != "disabled":
@@ -56,6 +58,13 @@ class Tracker:
                 {f"{prefix}/{name}": value for name, value in figures.items()}, step=step
             )
 
+    def say(self, text: str) -> None:
+        """One line, as it is."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, label: str, *, total: int, done: int = 0) -> AbstractContextManager["Bar"]:
+        return progress(self.console, label, total=total, done=done)
+
     def __enter__(self) -> Self:
         return self
 
@@ -66,16 +75,14 @@ class Tracker:
         traceback: TracebackType | None,
     ) -> None:
         if self.wandb:
-            self.wandb.finish(exit_code=0 if kind is None else 1, quiet=True)
+            self.wandb.finish(exit_code=0 if kind is None else 1)
 
 
 def drop_after(path: Path, step: int) -> None:
     records = read_records(path)
     kept = [record for record in records if record["step"] <= step]
     if len(kept) < len(records):
-        with atomic_path(path) as temporary:
-            for record in kept:
-                append_record(temporary, record)
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def start_wandb(run: Path, mode: str, project: str, settings: Mapping[str, Any]) -> Any:
@@ -111,8 +118,10 @@ def progress(console: Console, label: str, *, total: int, done: int = 0) -> Iter
     """A bar with rate and time left on a terminal, else a line now and then with the same."""
     if not console.is_terminal:
         lines = Lines(console, label, total=total, done=done)
-        yield lines
-        lines.show()
+        try:
+            yield lines
+        finally:
+            lines.show()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -136,32 +145,38 @@ class TerminalBar:
     def advance(self, count: int = 1, **figures: float) -> None:
         self.display.advance(self.task, count)
         speed = self.display.tasks[0].speed or 0.0
-        self.display.update(self.task, rate=f"{speed:.1f}/s", figures=as_text(figures))
+        self.display.update(self.task, rate=f"{speed:.3g}/s", figures=as_text(figures))
 
 
 class Lines:
-    """Progress as plain lines of text."""
+    """Progress as plain lines of text: the first, one an interval, and the last."""
 
     def __init__(self, console: Console, label: str, *, total: int, done: int) -> None:
         self.console = console
         self.label = label
         self.total = total
         self.start = self.done = done
-        self.begin = self.last = time.monotonic()
+        self.begin = time.monotonic()
+        self.due = self.begin
+        self.shown: int | None = None
         self.figures: dict[str, float] = {}
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self.done += count
         self.figures = figures
-        if time.monotonic() - self.last >= LINE_INTERVAL_S:
+        if time.monotonic() >= self.due:
             self.show()
 
     def show(self) -> None:
-        self.last = time.monotonic()
-        rate = (self.done - self.start) / max(self.last - self.begin, 1e-9)
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
-        text = f"{self.label} {self.done}/{self.total}, {rate:.1f}/s{left}"
-        self.console.print(f"{text} {as_text(self.figures)}".rstrip(), soft_wrap=True)
+        if self.shown == self.done:
+            return
+        now = time.monotonic()
+        self.shown, self.due = self.done, now + LINE_INTERVAL_S
+        rate = (self.done - self.start) / max(now - self.begin, 1e-9)
+        seconds = round((self.total - self.done) / rate) if rate else 0
+        left = f", {timedelta(seconds=seconds)} left" if seconds else ""
+        text = f"{self.label} {self.done}/{self.total}, {rate:.3g}/s{left} {as_text(self.figures)}"
+        self.console.print(text.rstrip(), markup=False, soft_wrap=True)
 
 
 def as_text(figures: Mapping[str, float]) -> str:
