@@ -16,13 +16,12 @@ from functools import partial
 from random import Random
 
 import torch
-from timm.optim._optim_factory import create_optimizer_v2
-from torch import Tensor, nn
+from torch import Tensor
 
-from nas.config import Config, parse
+from nas.config import parse
 from nas.run import compose_config
 from nas.timing import time_alternating
-from nas.train import autocast
+from nas.train import autocast, make_optimizer
 from nas.weights import make_supernet
 from supernet.distillation import cross_entropy
 
@@ -56,7 +55,7 @@ def measure(options: argparse.Namespace, device: torch.device, source: str) -> f
     """The median over subnets of what a step costs in the supernet over a plain step."""
     config = parse(compose_config([*SETTINGS, f"source={source}"]))
     supernet = make_supernet(config).to(device)
-    optimizer = make_optimizer(config, supernet)
+    optimizer = make_optimizer(config.train, supernet)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(options.batch_size, 3, 32, 32, generator=generator).to(device)
     targets = torch.randint(10, (options.batch_size,), generator=generator).to(device)
@@ -64,7 +63,7 @@ def measure(options: argparse.Namespace, device: torch.device, source: str) -> f
     for number in range(NUM_SUBNETS):
         arch = config.space.sample(paths)
         plain = supernet.extract(arch).train()
-        plain_optimizer = make_optimizer(config, plain)
+        plain_optimizer = make_optimizer(config.train, plain)
         entangled_ms, plain_ms = time_alternating(
             partial(step, optimizer, partial(supernet, images, arch), targets),
             partial(step, plain_optimizer, partial(plain, images), targets),
@@ -81,12 +80,6 @@ def measure(options: argparse.Namespace, device: torch.device, source: str) -> f
             flush=True,
         )
     return statistics.median(medians)
-
-
-def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    return create_optimizer_v2(
-        model, config.train.opt, lr=1e-4, weight_decay=config.train.weight_decay
-    )
 
 
 def step(optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor], targets: Tensor) -> None:

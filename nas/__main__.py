@@ -103,7 +103,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 no subnet meets the budgets, 128 + 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = make_parser(arguments).parse_args(arguments)
+    options = parse_arguments(arguments)
     stage = STAGES[options.stage]
     # Tables need room; a file or a pipe has no width of its own.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -119,6 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def exit_code(error: ValueError | OSError) -> int:
     """2 for bad input, 1 for a machine that failed."""
     return 2 if isinstance(error, ValueError) else 1
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Stage, conf and overrides; argparse leaves aside what overrides follow an option."""
+    parser = make_parser(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if any(argument.startswith("-") for argument in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides += rest
+    return options
 
 
 def make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

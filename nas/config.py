@@ -5,19 +5,22 @@ OmegaConf object. Defaults live in conf/; a field here has none.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from optuna.samplers import BaseSampler
+from timm.optim._optim_factory import list_optimizers
+from torch import Generator
 
+from nas.complaints import unknown_key, wrong_type
+from nas.components import build as build
+from search_spaces.vit import ViTSpace
 from supernet.plain import FixedSizes
-
-# A run folder may come from a stranger: `_target_` may name classes of these packages only.
-ALLOWED_PACKAGES = ("search_spaces", "supernet", "optuna.samplers")
+from supernet.sources import WeightSource
+from supernet.vit import ViTSupernet
 
 
 def check(key: str, holds: bool, rule: str, value: object) -> None:
@@ -136,6 +139,8 @@ class TrainConfig:
         )
         for key in ("label_smoothing", "ema_decay"):
             check(f"train.{key}", 0 <= getattr(self, key) < 1, "in [0, 1)", getattr(self, key))
+        known = self.opt in list_optimizers()
+        check("train.opt", known, "a name of timm's optimizer factory", self.opt)
         check_device("train.device", self.device)
         precisions = ("fp32", "bf16", "auto")
         check(
@@ -258,13 +263,20 @@ def parse(raw: DictConfig) -> Config:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
         config = cast(Config, OmegaConf.to_object(merged))
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise ValueError(unknown_key(error)) from error
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        raise ValueError(f"{error.full_key or 'configuration'}: {message}") from error
+        raise ValueError(wrong_type(error, raw, Config)) from error
     config.space = build(config.space, "space")
     config.source = {role: build(node, f"source.{role}") for role, node in config.source.items()}
     config.paths = build(config.paths, "paths", space=config.space)
     config.distillation = build(config.distillation, "distillation")
+    sampler = build(config.search.sampler, "search.sampler", seed=config.seed)
+    check("space", isinstance(config.space, ViTSpace), "a ViTSpace", config.space)
+    check("paths", hasattr(config.paths, "draw"), "a path sampler", config.paths)
+    teaches = hasattr(config.distillation, "needs_teacher")
+    check("distillation", teaches, "a way of teaching", config.distillation)
+    check("search.sampler", isinstance(sampler, BaseSampler), "a sampler", sampler)
     check_together(config)
     return config
 
@@ -277,48 +289,24 @@ def check_together(config: Config) -> None:
             f"the others, got {type(config.paths).__name__}"
         )
     for name, record in config.train.probes.items():
+        key = f"train.probes.{name}"
+        check(key, isinstance(record, Mapping), "a mapping, an architecture", record)
         try:
             config.space.from_record(record)
         except ValueError as error:
-            raise ValueError(f"train.probes.{name}: {error}") from error
-    check_targets(config.search.sampler, "search.sampler")
-    if "seed" in config.search.sampler:
-        raise ValueError("search.sampler.seed must be left out, since the run's seed decides it")
-    build(config.search.sampler, "search.sampler")
+            raise ValueError(f"{key}: {error}") from error
+    check_source(config)
 
 
-def build(node: Any, key: str, **arguments: Any) -> Any:
-    """The object that a node with a `_target_` describes; raises ValueError that names the key."""
-    check_targets(node, key)
+def check_source(config: Config) -> None:
+    """Builds the sources in the smallest supernet that has the space's atoms and ranks."""
+    small = {"embed_dim": (1,), "depth": (1,), "num_heads": (1,), "mlp_ratio": (1,), "head_dim": 1}
+    fixed = FixedSizes(img_size=1, patch_size=1, in_chans=1, num_classes=1, head_dim=1)
+    space = replace(config.space, **small)
     try:
-        if not arguments:
-            return instantiate(node, _convert_="all")
-        # Arguments that are dataclasses would be turned into dictionaries by Hydra.
-        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
-    except (InstantiationException, TypeError) as error:
-        raise ValueError(f"{key}: {error.__cause__ or error}") from error
-
-
-def check_targets(node: Any, key: str) -> None:
-    """Raises ValueError for a `_target_` that is not a class of the allowed packages."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == "_target_":
-                check(f"{key}._target_", is_allowed(value), f"a class of {ALLOWED_PACKAGES}", value)
-            check_targets(value, f"{key}.{name}")
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for index, value in enumerate(node):
-            check_targets(value, f"{key}[{index}]")
-
-
-def is_allowed(target: object) -> bool:
-    """Looked up only after its package is known to be allowed: importing runs code."""
-    packages = tuple(f"{package}." for package in ALLOWED_PACKAGES)
-    if not isinstance(target, str) or not target.startswith(packages):
-        return False
-    try:
-        found = get_object(target)
-    except (ImportError, ValueError):
-        return False
-    # An allowed module also reaches what it imports, so the class must be defined in one.
-    return isinstance(found, type) and f"{found.__module__}.".startswith(packages)
+        supernet = ViTSupernet(space, fixed, config.source, generator=Generator())
+    except TypeError as error:
+        raise ValueError(f"source: {error}") from error
+    for role in config.source:
+        source = supernet.linear(role).source
+        check(f"source.{role}", isinstance(source, WeightSource), "a weight source", source)

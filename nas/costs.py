@@ -12,6 +12,7 @@ from torch import nn
 
 from nas.config import Config
 from nas.device import device_card
+from nas.files import locked
 from nas.measure import LatencyTable, Measurement, measure, measure_now
 from nas.weights import make_supernet
 from supernet.ledger import Counts, count
@@ -48,11 +49,25 @@ def violations(costs: Mapping[str, float], bounds: Mapping[str, float]) -> dict[
 
     A latency is judged by the upper end of its 95 % interval, so that noise alone meets no budget.
     """
-    margin = costs["ratio_high"] / costs["ratio"]
-    return {
-        key: costs[key] * (margin if key.startswith("latency") else 1.0) / bound - 1
-        for key, bound in bounds.items()
-    }
+    return {key: judged(costs, key, "ratio_high") / bound - 1 for key, bound in bounds.items()}
+
+
+def out_of_reach(smallest: Mapping[str, float], bounds: Mapping[str, float]) -> list[str]:
+    """The bounds that no subnet can meet, since nothing costs less than the smallest one.
+
+    A latency counts by the lower end of its interval, so that noise alone ends no search.
+    """
+    return [key for key, bound in bounds.items() if judged(smallest, key, "ratio_low") > bound]
+
+
+def judged(costs: Mapping[str, float], key: str, end: str) -> float:
+    """The figure of a budget's key; of a latency, one end of its 95 % interval."""
+    return costs[key] * (costs[end] / costs["ratio"] if key.startswith("latency") else 1.0)
+
+
+def figure(key: str, value: float) -> str:
+    """A figure of a budget's key as text: parameters in full, others to four digits."""
+    return f"{value:,.0f}" if key == "params" else f"{value:.4g}"
 
 
 class CostMeter:
@@ -60,6 +75,7 @@ class CostMeter:
 
     def __init__(self, config: Config, run: Path, supernet: ViTSupernet) -> None:
         self.supernet = supernet
+        self.owner = run / "latency.lock"
         data = config.data
         self.card = device_card(config.target, img_size=data.img_size, in_chans=data.in_chans)
         self.table = LatencyTable(run / "latency.jsonl", self.card)
@@ -77,12 +93,18 @@ class CostMeter:
 
     def costs_afresh(self, arch: Any, model: nn.Module) -> Costs:
         """The costs of `arch`, whose plain model is measured now, whatever the cache holds."""
-        measurement = measure_now(model, self.reference, self.table)
+        with locked(self.owner, blocking=True):
+            measurement = measure_now(model, self.reference, self.table)
         return replace(self.costs(arch), measurement=measurement)
 
     def measure(self, arch: Any) -> Measurement:
-        extract = self.supernet.extract
-        return measure(asdict(arch), lambda: extract(arch), self.reference, self.table)
+        record, extract = asdict(arch), self.supernet.extract
+        known = self.table.get(record)
+        if known is not None:
+            return known
+        # One process of a run at a time: two on a device would slow down each other.
+        with locked(self.owner, blocking=True):
+            return measure(record, lambda: extract(arch), self.reference, self.table)
 
 
 def measure_space(config: Config, run: Path, console: Console) -> None:
@@ -95,7 +117,11 @@ def measure_space(config: Config, run: Path, console: Console) -> None:
         "largest": config.space.largest(),
     }
     costs = {name: meter.costs(arch).record() for name, arch in archs.items()}
-    console.print(f"{config.space.num_archs():.3g} architectures; {meter.card.describe()}")
+    console.print(
+        f"{config.space.num_archs():.3g} architectures; {meter.card.describe()}",
+        markup=False,
+        soft_wrap=True,
+    )
     console.print(cost_table(costs))
     bounds = config.budget.bounds()
     if bounds:
@@ -137,14 +163,23 @@ def cost_table(costs: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def budget_table(costs: Mapping[str, Mapping[str, float]], bounds: Mapping[str, float]) -> Table:
-    """One row a bound; a space whose smallest subnet exceeds a bound cannot meet it."""
+    """One row a bound, and whether some subnet can meet it: none costs less than the smallest."""
     table = Table(title="budgets")
     for column in ("budget", "bound", *costs, "can the space meet it"):
         table.add_column(column, justify="left" if column == "budget" else "right")
     for key, bound in bounds.items():
         met = {name: violations(cost, {key: bound})[key] <= 0 for name, cost in costs.items()}
-        cells = [f"{cost[key]:.4g}{'' if met[name] else ' x'}" for name, cost in costs.items()]
-        answer = "yes, even the largest" if met["largest"] else "yes" if met["smallest"] else "no"
-        table.add_row(f"budget.{key}", f"{bound:.4g}", *cells, answer)
+        marks = {name: "" if met[name] else " x" for name in costs}
+        cells = [f"{figure(key, cost[key])}{marks[name]}" for name, cost in costs.items()]
+        answer = answer_budget(met, bool(out_of_reach(costs["smallest"], {key: bound})))
+        table.add_row(f"budget.{key}", figure(key, bound), *cells, answer)
     table.caption = "x: exceeds the bound (latency by the upper end of its interval)"
     return table
+
+
+def answer_budget(met: Mapping[str, bool], beyond: bool) -> str:
+    if met["largest"]:
+        return "yes, even the largest"
+    if any(met.values()):
+        return "yes"
+    return "no" if beyond else "unsure, raise target.passes"

@@ -28,7 +28,7 @@ class Accuracy:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: ImageData, split: Split, *, batch_size: int = 512) -> Accuracy:
-    """In eval mode and fp32; the model must be on the data's device."""
+    """Puts the model into eval mode; it must be in fp32 and on the data's device."""
     model.eval()
     hits, loss, seen = 0, 0.0, 0
     for batch in data.eval_batches(split, batch_size):

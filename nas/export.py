@@ -4,20 +4,22 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nas.config import Config
-from nas.costs import CostMeter
+from nas.costs import CostMeter, figure
 from nas.data import ImageData, load
 from nas.device import resolve_device
 from nas.evaluate import Accuracy, evaluate
+from nas.files import sync
 from nas.model_card import model_card
 from nas.outcomes import NotEqual
 from nas.run import code_version
@@ -37,7 +39,8 @@ TOLERANCES = {
 
 def export(config: Config, run: Path, console: Console) -> None:
     """Writes run/subnet/ as a whole or not at all; raises NotEqual if a file fails its check."""
-    supernet, step = load_supernet(config, run, console.print)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    supernet, step = load_supernet(config, run, say)
     arch, bounds = pick_arch(config, run, step)
     device = resolve_device(config.train.device, "train.device")
     data = load(config.data, seed=config.seed, device=device)
@@ -58,7 +61,7 @@ def export(config: Config, run: Path, console: Console) -> None:
         (folder / "card.json").write_text(json.dumps(card, indent=2))
         (folder / "README.md").write_text(model_card(card))
         replace_folder(folder, run / "subnet")
-    console.print(summary(card, run / "subnet"))
+    say(summary(card, run / "subnet"))
 
 
 def pick_arch(config: Config, run: Path, step: int) -> tuple[Any, dict[str, float]]:
@@ -100,10 +103,20 @@ def read_arch(config: Config, path: Path) -> Any:
 
 def trial_arch(config: Config, run: Path, name: str) -> Any:
     storage = open_storage(config, run)
-    study_id = storage.get_study_id_from_name(name)
-    params = {trial.number: trial.params for trial in storage.get_all_trials(study_id)}
+    try:
+        trials = storage.get_all_trials(storage.get_study_id_from_name(name))
+    except KeyError as error:
+        raise ValueError(
+            f"search.storage must be that of the search, which holds the study {name}, got "
+            f"{config.search.storage or 'the journal of the run'!r}"
+        ) from error
+    params = {trial.number: trial.params for trial in trials if trial.state.is_finished()}
+    # A trial whose process was killed may lack some choices.
     if config.space.choices().keys() != params.get(int(config.pick), {}).keys():
-        raise ValueError(f"pick must be best or a trial of 0..{len(params) - 1}, got {config.pick}")
+        raise ValueError(
+            f"pick must be best or a finished trial of the last search, which has "
+            f"{len(params)}, got {config.pick}"
+        )
     return config.space.decode(params[int(config.pick)])
 
 
@@ -111,8 +124,10 @@ def write_models(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor)
     """The architecture and its weights in every form."""
     model = supernet.extract(arch)
     (folder / "arch.json").write_text(json.dumps(asdict(arch), indent=2))
-    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
-    save_file(supernet.factorise(arch), folder / "factorised.safetensors", {"format": "pt"})
+    weights = {"model": model.state_dict(), "factorised": supernet.factorise(arch)}
+    for name, state in weights.items():
+        # safetensors' own save_file makes files that only their owner may read.
+        (folder / f"{name}.safetensors").write_bytes(save(state, {"format": "pt"}))
     batch = torch.export.Dim("batch")
     program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
     torch.export.save(program, folder / "model.pt2")
@@ -201,7 +216,10 @@ def accuracy_record(accuracy: Accuracy) -> dict[str, Any]:
 
 
 def check_budgets(costs: Mapping[str, float], bounds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Each bound with the value measured just now."""
+    """Each bound with the value measured just now, a latency's being the median.
+
+    Search asks more, that the upper end of the interval is within the bound: it may choose.
+    """
     return [
         {"name": key, "limit": bound, "value": costs[key], "met": costs[key] <= bound}
         for key, bound in bounds.items()
@@ -210,9 +228,12 @@ def check_budgets(costs: Mapping[str, float], bounds: Mapping[str, float]) -> li
 
 def replace_folder(source: Path, target: Path) -> None:
     """Puts a finished folder in the place of an older one; a reader sees one of them or none."""
+    for path in (*source.iterdir(), source):
+        sync(path)
     if target.exists():
         target.rename(source.with_name("replaced"))  # removed with source's temporary parent
     source.rename(target)
+    sync(target.parent)
 
 
 def summary(card: Mapping[str, Any], folder: Path) -> str:
@@ -223,8 +244,6 @@ def summary(card: Mapping[str, Any], folder: Path) -> str:
     ]
     for budget in card["budgets"]:
         verdict = "met" if budget["met"] else "BROKEN"
-        lines.append(
-            f"budget.{budget['name']}: {verdict}, {budget['value']:.4g} measured now, "
-            f"bound {budget['limit']:.4g}"
-        )
+        value, limit = (figure(budget["name"], budget[key]) for key in ("value", "limit"))
+        lines.append(f"budget.{budget['name']}: {verdict}, {value} measured now, bound {limit}")
     return "\n".join(lines)

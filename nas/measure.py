@@ -191,7 +191,10 @@ def cpu_activation_bytes(model: nn.Module, images: Tensor) -> int:
 
     The profiler has one event for each; its trace is the public way to all of them in order.
     """
-    with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+    with (
+        quiet_profiler(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof,
+    ):
         model(images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")

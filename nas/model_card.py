@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from string import Template
 from typing import Any
+
+from nas.costs import figure
 
 FILES = """\
 | file | what |
@@ -15,55 +18,65 @@ FILES = """\
 | `card.json` | the figures of this page for programs |
 """
 
-USE = """\
-Without atomweave, on images (B, C, H, W) scaled to 0..1 and normalised as below:
+USE = Template("""\
+## Use
+
+Images are $in_chans x $img_size x $img_size$resized, scaled to 0..1 and then normalised. With
+PyTorch alone:
 
 ```python
 import torch
 
+images = torch.rand(1, $in_chans, $img_size, $img_size)  # yours, in 0..1
+mean, std = torch.tensor($mean), torch.tensor($std)
 model = torch.export.load("model.pt2").module()
-logits = model(images)
+logits = model((images - mean[:, None, None]) / std[:, None, None])
 ```
 
-As a timm model, to train further:
+As a timm model, to train further; this needs atomweave's packages `search_spaces` and `supernet`:
 
 ```python
 import json
+from pathlib import Path
 from safetensors.torch import load_file
 from search_spaces.vit import ViTArch
 from supernet.plain import FixedSizes, build
 
-card = json.load(open("card.json"))
+card = json.loads(Path("card.json").read_text())
 arch = ViTArch(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["arch"].items()})
 model = build(arch, FixedSizes(**card["model"]))
 model.load_state_dict(load_file("model.safetensors"))
 ```
-"""
+""")
+
+# What a bound of each budget is in.
+UNITS = {
+    "latency_ms": "ms a batch",
+    "latency_of_largest": "of the largest subnet's latency",
+    "params": "elements in the smaller weights file",
+    "params_of_largest": "of the largest subnet's elements",
+    "memory_mib": "MiB at the peak",
+    "memory_of_largest": "of the largest subnet's peak memory",
+}
 
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Markdown of what `card.json` holds; every figure with its unit, split, count and device."""
-    data, device, latency = card["data"], card["device"], card["latency"]
+    data = card["data"]
     parts = [
         f"# A subnet for {data['name']}\n",
         f"Vision transformer: `{json.dumps(card['arch'])}`. Made by `{card['command']}` at commit "
         f"{card['commit']}, from the supernet's step {card['step']}.\n",
         FILES,
-        USE,
-        f"Normalisation: mean {data['mean']}, standard deviation {data['std']}.\n",
+        USE.substitute(data, resized=resized(data)),
         "## Accuracy\n",
         f"- this subnet: {accuracy(card['test'])}",
         f"- the largest subnet: {accuracy(card['largest_test'])}\n",
         "## Parameters\n",
         "Elements. Sharing lowers what is stored, not FLOPs and not memory at run time.\n",
         parameter_table(card),
-        "## Latency\n",
-        f"{latency['latency_ms']:.3f} ms a batch of {device['batch_size']} "
-        f"(p90 {latency['p90_ms']:.3f} ms), {latency['ratio']:.3f} of the largest subnet's "
-        f"[{latency['ratio_low']:.3f}, {latency['ratio_high']:.3f}], {latency['num_passes']} "
-        f"paired passes, {latency['flops'] / 1e6:.2f} MFLOPs an image, peak memory "
-        f"{latency['memory_mib']:.2f} MiB. Measured on:\n",
-        "\n".join(f"- {name}: {value}" for name, value in device.items() if value != "") + "\n",
+        "## Latency and memory\n",
+        latency(card["latency"], card["device"]),
         "## Budgets\n",
         budget_lines(card["budgets"]),
         "## Check\n",
@@ -72,6 +85,13 @@ def model_card(card: Mapping[str, Any]) -> str:
         + ".\n",
     ]
     return "\n".join(parts)
+
+
+def resized(data: Mapping[str, Any]) -> str:
+    """How images of other sizes were made to fit."""
+    if data["name"] != "image_folder":
+        return ""
+    return " (shorter side resized with bicubic interpolation, then the centre cropped)"
 
 
 def accuracy(record: Mapping[str, Any]) -> str:
@@ -88,10 +108,22 @@ def parameter_table(card: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def latency(measured: Mapping[str, Any], device: Mapping[str, Any]) -> str:
+    facts = [f"- {name}: {value}" for name, value in device.items() if value != ""]
+    return (
+        f"{measured['latency_ms']:.3f} ms a batch of {device['batch_size']} (p90 "
+        f"{measured['p90_ms']:.3f} ms), {measured['ratio']:.3f} of the largest subnet's, 95 % "
+        f"interval [{measured['ratio_low']:.3f}, {measured['ratio_high']:.3f}], "
+        f"{measured['num_passes']} paired passes. {measured['flops'] / 1e6:.2f} MFLOPs an image, "
+        f"peak memory {measured['memory_mib']:.2f} MiB a batch. Measured on:\n\n"
+    ) + "\n".join([*facts, ""])
+
+
 def budget_lines(budgets: list[Mapping[str, Any]]) -> str:
-    lines = [
-        f"- {budget['name']}: {budget['value']:.4g} of at most {budget['limit']:.4g}, "
-        + ("met" if budget["met"] else "BROKEN")
-        for budget in budgets
-    ]
+    lines = []
+    for budget in budgets:
+        name = budget["name"]
+        value, limit = figure(name, budget["value"]), figure(name, budget["limit"])
+        verdict = "met" if budget["met"] else "BROKEN"
+        lines.append(f"- {name}: {value} of at most {limit} {UNITS[name]}: {verdict}")
     return "\n".join(lines or ["None was set."]) + "\n"

@@ -32,7 +32,7 @@ def describe_group(folder: Path, default: str) -> str:
     rows = [
         (f"{folder.name}.{name}={value}", meaning)
         for name, value, meaning in yaml_rows(folder / f"{default}.yaml")
-        if name not in ("_target_", "_partial_")
+        if not name.endswith(("_target_", "_partial_"))
     ]
     if folder.name == "source":  # whole trees, which are picked rather than edited
         return text
@@ -47,10 +47,10 @@ def default_of(group: str) -> str:
 
 
 def first_comment(path: Path) -> str:
+    """The first sentence of a file."""
     lines = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
     lines = [line for line in lines if not line.startswith("@package")]
-    text = " ".join(lines)
-    return text.split(". ")[0].rstrip(".:")
+    return re.split(r"(?<=[.?]) ", " ".join(lines))[0].rstrip(".")
 
 
 def yaml_rows(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.config import Config
-from nas.costs import CostMeter, violations
+from nas.costs import CostMeter, figure, out_of_reach, violations
 from nas.data import ImageData, load
 from nas.device import resolve_device
 from nas.evaluate import evaluate
 from nas.files import append_record, read_records, write_atomic
 from nas.outcomes import Infeasible, Stopped
 from nas.signals import stop_signals
-from nas.study import open_storage, open_study, reclaim, study_name, worker_name, worker_slot
+from nas.study import (
+    ask,
+    fingerprint,
+    open_storage,
+    open_study,
+    reclaim,
+    study_name,
+    worker_name,
+    worker_slot,
+)
 from nas.tracking import progress
 from nas.weights import load_supernet
 from supernet.vit import ViTSupernet
@@ -58,16 +68,21 @@ class Judge:
                 found.setdefault(arch_key(record["arch"]), record)
         return list(found.values())
 
-    def judge(self, arch: Any, trial: int | None = None) -> Candidate:
+    def judge(self, arch: Any, study: str | None = None, trial: int | None = None) -> Candidate:
+        """Known or new; a new one is recorded with the study and the trial that asked for it."""
         key = arch_key(asdict(arch))
         for candidate in self.candidates():
             if arch_key(candidate["arch"]) == key:
                 return candidate
         accuracy = evaluate(self.supernet.extract(arch).to(self.device), self.data, "val")
-        costs = self.meter.costs(arch).record()
         candidate = {
-            "arch": asdict(arch), "trial": trial, **asdict(accuracy), **costs, **self.conditions
-        }  # fmt: skip
+            "arch": asdict(arch),
+            "study": study,
+            "trial": trial,
+            **asdict(accuracy),
+            **self.meter.costs(arch).record(),
+            **self.conditions,
+        }
         append_record(self.path, candidate)
         return candidate
 
@@ -78,54 +93,81 @@ def search(config: Config, run: Path, console: Console) -> None:
     Raises Infeasible if no subnet meets the budgets, and Stopped after SIGINT or SIGTERM.
     """
     begin = time.monotonic()
-    supernet, step = load_supernet(config, run, console.print)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    supernet, step = load_supernet(config, run, say)
+    storage = open_storage(config, run)
     device = resolve_device(config.train.device, "train.device")
     data = load(config.data, seed=config.seed, device=device)
     judge = Judge(config, run, supernet, data, device, step)
     bounds = config.budget.bounds()
-    smallest = judge.judge(config.space.smallest())
-    largest = judge.judge(config.space.largest())
-    if any(excess > 0 for excess in violations(smallest, bounds).values()):
-        # Nothing costs less than the smallest subnet.
-        raise Infeasible(nearest_miss([smallest], bounds))
-    name = study_name(config, run, {"budget": bounds, **judge.conditions})
+    smallest, _ = judge.judge(config.space.smallest()), judge.judge(config.space.largest())
+    name = study_name(
+        config, run, {"budget": bounds, "weights": fingerprint(supernet), **judge.conditions}
+    )
     with worker_slot(run) as slot, stop_signals() as stop:
-        study = open_study(config, open_storage(config, run), name, slot)
-        reclaim(study, run, slot, console.print)
-        run_trials(config, run, study, judge, slot, stop, console)
-    candidates = judge.candidates()
-    feasible = [c for c in candidates if max(violations(c, bounds).values(), default=0) <= 0]
-    chosen = min(feasible, key=preference, default=None)
-    record = {
-        "objective": config.search.objective,
-        "budget": bounds,
-        "study": name,
-        "chosen": chosen,
-        "smallest": smallest,
-        "largest": largest,
-        "num_trials": num_finished(study),
-        "num_evaluated": len(candidates),
-        "seconds": round(time.monotonic() - begin, 1),
-        **judge.conditions,
-    }
+        study = open_study(config, storage, name, slot)
+        reclaim(study, run, slot, say)
+        if not out_of_reach(smallest, bounds):
+            run_trials(config, study, judge, worker_name(run, slot), stop, console)
+    candidates = numbered(judge.candidates(), study, config.space)
+    record = conclude(config, judge, study, candidates)
+    record["seconds"] = round(time.monotonic() - begin, 1)
     write_atomic(run / "search.json", json.dumps(record, indent=2))
-    if chosen is None:
+    if record["chosen"] is None:
         raise Infeasible(nearest_miss(candidates, bounds))
-    console.print(candidate_table("Pareto front on val, within the budgets", front(feasible)))
-    console.print(candidate_table("chosen, and the largest", [chosen, largest]))
-    console.print(
+    front_of = front(within(candidates, bounds))
+    console.print(candidate_table("Pareto front on val, within the budgets", front_of))
+    console.print(candidate_table("chosen, and the largest", [record["chosen"], record["largest"]]))
+    say(
         f"{record['num_trials']} trials, {len(candidates)} architectures, "
-        f"{record['seconds']} s; top-1 is of {chosen['num_examples']} val images, "
+        f"{record['seconds']} s; top-1 is of {data.num_examples('val')} val images, "
         f"latency on {judge.meter.card.describe()}"
     )
 
 
+def conclude(
+    config: Config, judge: Judge, study: Study, candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    """What search.json holds: the question, the chosen subnet or none, and two to compare with."""
+    space, bounds = config.space, config.budget.bounds()
+    by_arch = {arch_key(candidate["arch"]): candidate for candidate in candidates}
+    return {
+        "objective": config.search.objective,
+        "budget": bounds,
+        "study": study.study_name,
+        "chosen": min(within(candidates, bounds), key=preference, default=None),
+        "smallest": by_arch[arch_key(asdict(space.smallest()))],
+        "largest": by_arch[arch_key(asdict(space.largest()))],
+        "num_trials": num_finished(study),
+        "num_evaluated": len(candidates),
+        **judge.conditions,
+    }
+
+
+def within(candidates: Sequence[Candidate], bounds: Mapping[str, float]) -> list[Candidate]:
+    """Those that meet every bound."""
+    return [c for c in candidates if max(violations(c, bounds).values(), default=0) <= 0]
+
+
+def numbered(candidates: Sequence[Candidate], study: Study, space: Any) -> list[Candidate]:
+    """The candidates with the trial that `pick` knows each by: the study's first one, or None.
+
+    What an earlier study judged first bears the number of a trial of that study.
+    """
+    numbers: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        numbers.setdefault(arch_key(asdict(space.decode(trial.params))), trial.number)
+    return [
+        {**c, "study": study.study_name, "trial": numbers.get(arch_key(c["arch"]))}
+        for c in candidates
+    ]
+
+
 def run_trials(
     config: Config,
-    run: Path,
     study: Study,
     judge: Judge,
-    slot: int,
+    worker: str,
     stop: Sequence[int],
     console: Console,
 ) -> None:
@@ -134,19 +176,18 @@ def run_trials(
     done = num_finished(study)
     with progress(console, "search", total=total, done=min(done, total)) as bar:
         while done < total:
-            candidate = run_trial(config, run, study, judge, slot)
+            candidate = run_trial(config, study, judge, worker)
             before, done = done, num_finished(study)
             bar.advance(min(done, total) - before, last_top1=candidate["top1"])
             if stop:
                 raise Stopped(stop[0])
 
 
-def run_trial(config: Config, run: Path, study: Study, judge: Judge, slot: int) -> Candidate:
-    trial = study.ask()
-    trial.set_user_attr("worker", worker_name(run, slot))
+def run_trial(config: Config, study: Study, judge: Judge, worker: str) -> Candidate:
+    trial = ask(study, worker)
     choices = config.space.choices()
     values = {name: trial.suggest_categorical(name, options) for name, options in choices.items()}
-    candidate = judge.judge(config.space.decode(values), trial.number)
+    candidate = judge.judge(config.space.decode(values), study.study_name, trial.number)
     for key, excess in violations(candidate, config.budget.bounds()).items():
         trial.set_constraint(key, excess)
     objectives = OBJECTIVES if config.search.objective == "pareto" else OBJECTIVES[:1]
@@ -183,20 +224,23 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def nearest_miss(candidates: Sequence[Candidate], bounds: Mapping[str, float]) -> str:
-    """Which budget fails, and the candidate that comes closest to meeting all of them."""
-
-    def worst(candidate: Candidate) -> float:
-        return max(violations(candidate, bounds).values())
-
-    nearest = min(candidates, key=worst)
-    broken = [
-        f"budget.{key}={bounds[key]:g}: best seen {min(c[key] for c in candidates):.4g}, "
-        f"nearest subnet {nearest[key]:.4g} ({excess:+.1%} at the end of its interval)"
-        for key, excess in violations(nearest, bounds).items()
-        if excess > 0
-    ]
-    arch = json.dumps(nearest["arch"])
-    return f"no subnet meets the budgets. {'; '.join(broken)}. The nearest is {arch}"
+    """Which budgets fail, and the candidate that comes closest to meeting all of them."""
+    excesses = [violations(candidate, bounds) for candidate in candidates]
+    nearest = min(range(len(candidates)), key=lambda index: max(excesses[index].values()))
+    best = {key: min(excess[key] for excess in excesses) for key in bounds}
+    broken = []
+    for key, bound in bounds.items():
+        if excesses[nearest][key] > 0:
+            seen, near = ((1 + e) * bound for e in (best[key], excesses[nearest][key]))
+            broken.append(
+                f"budget.{key}={figure(key, bound)}: best seen {figure(key, seen)}, "
+                f"nearest subnet {figure(key, near)} ({excesses[nearest][key]:+.1%})"
+            )
+    notes = ["each can be met, but not all together"] if max(best.values()) <= 0 else []
+    if any(key.startswith("latency") for key in bounds):
+        notes.append("a latency is the upper end of its 95 % interval")
+    arch = json.dumps(candidates[nearest]["arch"])
+    return f"no subnet meets the budgets. {'; '.join(broken + notes)}. The nearest is {arch}"
 
 
 def candidate_table(title: str, candidates: Sequence[Candidate]) -> Table:

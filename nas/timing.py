@@ -65,8 +65,8 @@ def cpu_time_ms(call: Callable[[], object], device: torch.device) -> float:
 
 def cuda_time_ms(call: Callable[[], object], device: torch.device) -> float:
     with torch.cuda.device(device):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
         start.record()
         call()

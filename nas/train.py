@@ -1,26 +1,30 @@
 """Stage 1: train the supernet. Writes checkpoint.pt and metrics.jsonl into the run folder."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.config import Config
+from nas.config import Config, TrainConfig, check
 from nas.data import Batch, ImageData, load
 from nas.device import resolve_device
 from nas.evaluate import evaluate
+from nas.files import locked
 from nas.outcomes import Diverged, Stopped
 from nas.run import code_version
 from nas.signals import stop_signals
@@ -39,14 +43,11 @@ class Training:
         self.config = config
         self.device = device
         self.bf16 = uses_bf16(settings.precision, device)
+        self.num_train = num_train
         self.steps_per_epoch = num_train // config.data.batch_size
         self.num_steps = settings.epochs * self.steps_per_epoch
         self.supernet = make_supernet(config).to(device)
-        if settings.opt not in list_optimizers():
-            raise ValueError(f"train.opt must be one of timm's optimizers, got {settings.opt!r}")
-        self.optimizer = create_optimizer_v2(
-            self.supernet, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        self.optimizer = make_optimizer(settings, self.supernet)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
             "cosine",
@@ -71,6 +72,7 @@ class Training:
             "step": self.step,
             "finished": self.step == self.num_steps,
             "commit": code_version(),
+            "num_train": self.num_train,
             "supernet": self.supernet.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -83,6 +85,9 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError if the training images are not as many as they were."""
+        rule = f"the {state['num_train']} training images that the run began with"
+        check("data", self.num_train == state["num_train"], rule, self.num_train)
         self.step = state["step"]
         self.supernet.load_state_dict(state["supernet"])
         self.ema.module.load_state_dict(state["ema"])
@@ -152,6 +157,53 @@ def train(config: Config, run: Path, console: Console) -> None:
     Raises Stopped after SIGINT or SIGTERM, and Diverged for a loss that is not finite; the
     checkpoints remain.
     """
+    with locked(run / "train.lock", blocking=False) as alone:
+        if not alone:
+            raise ValueError(f"run must not be in training already, got {run}")
+        train_alone(config, run, console)
+
+
+def train_alone(config: Config, run: Path, console: Console) -> None:
+    settings = config.train
+    training, data = prepare(config, run, console)
+    if training.step == training.num_steps:
+        console.print(f"training is finished: all {training.num_steps} steps were done before")
+        return
+    with (
+        Tracker(
+            run,
+            wandb_mode=config.wandb.mode,
+            project=config.wandb.project,
+            settings=loggable(run),
+            start_step=training.step,
+            console=console,
+        ) as tracker,
+        stop_signals() as stop,
+        progress(console, "train", total=training.num_steps, done=training.step) as bar,
+    ):
+        logged_step, logged_at = training.step, perf_counter()
+        while training.step < training.num_steps:
+            for batch in training.epoch_batches(data):
+                figures = training.train_step(batch)
+                step, epoch = training.step, training.step / training.steps_per_epoch
+                bar.advance(loss=figures["loss"])
+                if step % settings.log_every == 0:
+                    # An image counts once, however many subnets see it; all other work counts too.
+                    now = perf_counter()
+                    rate = (step - logged_step) * config.data.batch_size / (now - logged_at)
+                    tracker.log("train", step, epoch=epoch, **figures, images_per_s=rate)
+                    logged_step, logged_at = step, now
+                if step % training.steps_per_epoch == 0:
+                    evaluate_probes(training, data, tracker)
+                stopping = bool(stop)  # read once, so that no signal stops what is not saved
+                if step % settings.checkpoint_every == 0 or step == training.num_steps or stopping:
+                    save_checkpoint(run, training.state_dict())
+                if stopping:
+                    raise Stopped(stop[0])
+
+
+def prepare(config: Config, run: Path, console: Console) -> tuple[Training, ImageData]:
+    """The training as its last checkpoint left it, or at its start, and its data."""
     settings = config.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -167,31 +219,19 @@ def train(config: Config, run: Path, console: Console) -> None:
         f"training on {device} in {'bf16 autocast' if training.bf16 else 'fp32'}, "
         f"{data.num_train} images, {training.num_steps} steps from step {training.step}"
     )
-    with (
-        Tracker(
-            run,
-            wandb_mode=config.wandb.mode,
-            project=config.wandb.project,
-            settings=loggable(run),
-            start_step=training.step,
-            console=console,
-        ) as tracker,
-        stop_signals() as stop,
-        progress(console, "train", total=training.num_steps, done=training.step) as bar,
-    ):
-        while training.step < training.num_steps:
-            for batch in training.epoch_batches(data):
-                figures = training.train_step(batch)
-                step, epoch = training.step, training.step / training.steps_per_epoch
-                bar.advance(loss=figures["loss"])
-                if step % settings.log_every == 0:
-                    tracker.log("train", step, epoch=epoch, **figures)
-                if training.step % training.steps_per_epoch == 0:
-                    evaluate_probes(training, data, tracker)
-                if step % settings.checkpoint_every == 0 or step == training.num_steps or stop:
-                    save_checkpoint(run, training.state_dict())
-                if stop:
-                    raise Stopped(stop[0])
+    return training, data
+
+
+def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer, as a fused kernel where it has one.
+
+    The other forms allocate temporaries of the size of the stacked weights.
+    """
+    found = get_optimizer_class(settings.opt, bind_defaults=False)
+    fused: dict[str, Any] = {"fused": True} if "fused" in inspect.signature(found).parameters else {}
+    return create_optimizer_v2(
+        model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
+    )
 
 
 def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> None:
@@ -206,6 +246,11 @@ def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> No
     found = []
     for name, arch in probes.items():
         accuracy = evaluate(training.ema.module.extract(arch), data, "val")
+        if not is_finite(accuracy.loss):
+            raise Diverged(
+                f"val loss is {accuracy.loss} at step {training.step} for the {name} {arch} "
+                "with averaged weights"
+            )
         tracker.log("eval", training.step, epoch=epoch, probe=name, **asdict(accuracy))
         found.append(f"{name} {accuracy.top1:.4f}")
     tracker.console.print(

@@ -3,6 +3,7 @@
 Letters: B batch, C classes. Every loss is per image, so that a sampler's weights can be applied.
 """
 
+import math
 from typing import Protocol
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class InPlaceDistillation:
     def __init__(self, hard_weight: float, temperature: float) -> None:
         if not 0 <= hard_weight <= 1:
             raise ValueError(f"hard_weight must be in 0..1, got {hard_weight}")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.hard_weight = hard_weight
         self.temperature = temperature

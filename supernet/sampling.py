@@ -67,8 +67,8 @@ class SandwichPaths(UniformPaths):
     begins_with_largest = True
 
     def __init__(self, num_random: int, *, space: Space[Any]) -> None:
-        if num_random < 0:
-            raise ValueError(f"num_random must be zero or positive, got {num_random}")
+        if not isinstance(num_random, int) or isinstance(num_random, bool) or num_random < 0:
+            raise ValueError(f"num_random must be an integer of at least 0, got {num_random!r}")
         super().__init__(space=space)
         self.num_random = num_random
 

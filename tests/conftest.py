@@ -1,5 +1,25 @@
 """What every test shares: one thread, because the machine has two cores and others use them."""
 
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 
+from nas.__main__ import main
+from tests.runs import TINY
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained run; `run` is a copy of it that a test may change."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", f"run={run}", *TINY]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))

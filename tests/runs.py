@@ -1,0 +1,86 @@
+"""A tiny run folder, and a device whose latency is known beforehand, for the tests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from nas.config import Config
+from nas.files import read_records
+from nas.measure import LatencyTable, Measurement
+from nas.run import open_run
+
+Record = dict[str, Any]
+
+# About 2,600 architectures; atoms are fewer than layers, so that sharing saves parameters.
+TINY = (
+    "space.depth=[1,2]",
+    "space.embed_dim=[16,32]",
+    "space.num_atoms=[1,2]",
+    "train.epochs=2",
+    "train.warmup_epochs=1",
+    "train.eval_every=1",
+    "train.device=cpu",
+    "train.threads=1",
+    "data.batch_size=256",
+    "target=cpu",
+    "target.batch_size=4",
+    "target.threads=1",
+    "target.passes=6",
+    "target.warmup=1",
+)
+
+
+def size_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def by_size(model: nn.Module, reference: nn.Module) -> float:
+    return size_of(model) / size_of(reference)
+
+
+def use_paper_device(
+    patch: pytest.MonkeyPatch,
+    ratio_of: Callable[[nn.Module, nn.Module], float] = by_size,
+    *,
+    low: float = 0.95,
+    high: float = 1.05,
+) -> None:
+    """Makes `ratio_of` the latency relative to the largest subnet, which takes 10 ms.
+
+    `low` and `high` are the ends of its interval, relative to it.
+    """
+
+    def measure_now(model: nn.Module, reference: nn.Module, table: LatencyTable) -> Measurement:
+        ratio = ratio_of(model, reference)
+        return Measurement(
+            latency_ms=10 * ratio,
+            ratio=ratio,
+            ratio_low=low * ratio,
+            ratio_high=high * ratio,
+            median_ms=10 * ratio,
+            p90_ms=11 * ratio,
+            spread=0.1,
+            num_passes=6,
+            memory_mib=size_of(model) / 2**18,
+            flops=size_of(model),
+        )
+
+    patch.setattr("nas.measure.measure_now", measure_now)
+    patch.setattr("nas.costs.measure_now", measure_now)
+
+
+def config_of(run: Path, *overrides: str) -> Config:
+    return open_run([f"run={run}", *overrides], create=False)[0]
+
+
+def candidates_of(run: Path) -> list[Record]:
+    return read_records(run / "candidates.jsonl")
+
+
+def search_of(run: Path) -> Record:
+    found: Record = json.loads((run / "search.json").read_text())
+    return found
