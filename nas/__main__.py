@@ -83,7 +83,7 @@ STAGES = {
         run_export,
         "write one subnet as a plain model, checked against the supernet: subnet/",
         ("run", "pick", "arch", "budget"),
-        ("target",),
+        ("search", "target"),
         creates_run=False,
     ),
     "report": Stage(

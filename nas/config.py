@@ -16,7 +16,7 @@ from timm.optim._optim_factory import list_optimizers
 from torch import Generator
 
 from nas.complaints import unknown_key, wrong_type
-from nas.components import build as build
+from nas.components import build
 from search_spaces.vit import ViTSpace
 from supernet.plain import FixedSizes
 from supernet.sources import WeightSource

@@ -26,7 +26,14 @@ from nas.files import write_atomic
 
 # What decides the trained weights. Later stages may change the other keys, and these few:
 TRAINING_KEYS = ("seed", "space", "source", "paths", "distillation", "data", "train")
-FREE_KEYS = ("data.root", "data.workers", "train.log_every", "train.checkpoint_every")
+FREE_KEYS = (
+    "data.root",
+    "data.workers",
+    "train.device",
+    "train.threads",
+    "train.log_every",
+    "train.checkpoint_every",
+)
 
 MEMORY = "overrides.yaml"  # of the command that made the run; written first, it marks a run folder
 SETTINGS = "config.yaml"  # what they composed to

@@ -16,7 +16,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 
-from nas.config import Config, build
+from nas.components import build
+from nas.config import Config
 from nas.files import append_record, locked
 
 DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {

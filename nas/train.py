@@ -228,7 +228,9 @@ def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optim
     The other forms allocate temporaries of the size of the stacked weights.
     """
     found = get_optimizer_class(settings.opt, bind_defaults=False)
-    fused: dict[str, Any] = {"fused": True} if "fused" in inspect.signature(found).parameters else {}
+    fused: dict[str, Any] = (
+        {"fused": True} if "fused" in inspect.signature(found).parameters else {}
+    )
     return create_optimizer_v2(
         model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
     )

@@ -30,7 +30,7 @@ from nas.checkpoint import load_checkpoint
 from nas.config import Config, parse
 from nas.data import Batch, ImageData, load
 from nas.evaluate import evaluate
-from nas.files import read_records
+from nas.files import locked, read_records
 from nas.outcomes import Diverged, Stopped
 from nas.run import compose_config, open_run
 from nas.signals import stop_signals
@@ -52,6 +52,7 @@ TINY = (
     "space.embed_dim=[16,24]",
     "space.num_heads=[1,2]",
     "space.mlp_ratio=[1,2]",
+    "space.num_atoms=[2,3]",
     "train.epochs=3",
     "train.warmup_epochs=1",
     "train.eval_every=2",
@@ -82,6 +83,16 @@ def run_train(run: Path, *overrides: str) -> int:
 def configure(run: Path, *overrides: str) -> Config:
     """Makes the run folder. `go_on` then trains without composing the configuration again."""
     return open_run([f"run={run}", *TINY, *overrides], create=True)[0]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(tmp_path / "run")
+    with locked(tmp_path / "run" / "train.lock", blocking=False):
+        assert run_train(tmp_path / "run") == 2
+    assert "must not be in training already" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def go_on(config: Config, run: Path) -> None:

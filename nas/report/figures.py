@@ -117,7 +117,8 @@ def hover(record: Record, name: str = "") -> str:
         f"memory {number(record.get('memory_mib'), 'MiB')}, "
         f"{number(record.get('memory_of_largest'))} of largest",
         f"FLOPs {number(record.get('flops'))} an image",
-        f"trial {number(record.get('trial'))}, supernet at step {number(record.get('step'))}",
+        f"first judged as trial {number(record.get('trial'))} of {text(record.get('study'))}, "
+        f"supernet at step {number(record.get('step'))}",
     ]
     return "<br>".join(line for line in lines if line)
 
