@@ -47,7 +47,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for the default")
     parser.add_argument("--warmup", type=int, default=1, help="untimed pairs a subnet")
-    parser.add_argument("--passes", type=int, default=6, help="timed pairs a subnet")
+    parser.add_argument("--passes", type=int, default=4, help="timed pairs a subnet")
     return parser.parse_args()
 
 

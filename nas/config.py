@@ -35,6 +35,11 @@ def check_device(key: str, device: str) -> None:
     check(key, known, "auto, cpu, cuda or cuda:N", device)
 
 
+def check_threads(key: str, threads: int) -> None:
+    # OpenMP ends the process where it is asked for more than it can start.
+    check(key, 0 <= threads <= 1024, "in 0..1024", threads)
+
+
 @dataclass
 class DataConfig:
     name: str  # digits, image_folder, cifar10, cifar100
@@ -111,7 +116,7 @@ class TrainConfig:
     lr: float
     min_lr: float
     warmup_epochs: int
-    weight_decay: float  # not applied to norms, biases, embeddings and mixing coefficients
+    weight_decay: float  # not applied to norms, biases, position embeddings and coefficients
     label_smoothing: float
     clip_grad: float  # largest gradient norm, 0 for none
     ema_decay: float  # of the averaged weights that are evaluated and exported
@@ -127,7 +132,8 @@ class TrainConfig:
         for key in ("epochs", "lr", "eval_every", "checkpoint_every", "log_every"):
             value = getattr(self, key)
             check(f"train.{key}", math.isfinite(value) and value > 0, "positive", value)
-        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "threads"):
+        check_threads("train.threads", self.threads)
+        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad"):
             value = getattr(self, key)
             check(f"train.{key}", math.isfinite(value) and value >= 0, "zero or positive", value)
         check("train.min_lr", self.min_lr <= self.lr, f"at most train.lr ({self.lr})", self.min_lr)
@@ -164,7 +170,7 @@ class TargetConfig:
         check("target.batch_size", self.batch_size > 0, "positive", self.batch_size)
         dtypes = ("float32", "bfloat16")
         check("target.dtype", self.dtype in dtypes, f"one of {dtypes}", self.dtype)
-        check("target.threads", self.threads >= 0, "zero or positive", self.threads)
+        check_threads("target.threads", self.threads)
         check("target.warmup", self.warmup >= 1, "at least 1", self.warmup)
         check(
             "target.passes",
@@ -241,8 +247,14 @@ class Config:
 
     def __post_init__(self) -> None:
         check("run", bool(self.run), "a folder", self.run)
-        known = self.pick == "best" or (self.pick.isdecimal() and not self.arch)
-        check("pick", known, "best, or a trial number where arch is not given", self.pick)
+        named = self.pick in ("smallest", "largest") or self.pick.isdecimal()
+        known = self.pick == "best" or (named and not self.arch)
+        check(
+            "pick",
+            known,
+            "best, or smallest, largest or a trial number where arch is not given",
+            self.pick,
+        )
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
     @property

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import torch
 
-from nas.config import TargetConfig, check
+from nas.config import TargetConfig, TrainConfig, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def training_device(settings: TrainConfig) -> torch.device:
+    """The device of `train.device`, after setting the number of CPU threads to `train.threads`."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return resolve_device(settings.device, "train.device")
 
 
 def resolve_device(device: str, key: str) -> torch.device:

@@ -17,16 +17,23 @@ from torch import Tensor, nn
 from nas.config import Config
 from nas.costs import CostMeter, figure
 from nas.data import ImageData, load
-from nas.device import resolve_device
+from nas.device import training_device
 from nas.evaluate import Accuracy, evaluate
 from nas.files import sync
 from nas.model_card import model_card
-from nas.outcomes import NotEqual
+from nas.outcomes import Infeasible, NotEqual
 from nas.run import code_version
-from nas.study import open_storage
+from nas.study import fingerprint, open_storage
 from nas.weights import load_supernet
 from supernet.plain import FixedSizes, build
 from supernet.vit import ViTSupernet, merge_subnet
+
+# What a search and the export of its finding must have in common.
+SAME = {
+    "step": "of these weights, by step",
+    "weights": "of these weights, by fingerprint",
+    "digest": "on this target, with the same target.* options, by the digest of its card",
+}
 
 # Largest difference of a logit from the supernet's, fp32 on the CPU.
 TOLERANCES = {
@@ -38,13 +45,18 @@ TOLERANCES = {
 
 
 def export(config: Config, run: Path, console: Console) -> None:
-    """Writes run/subnet/ as a whole or not at all; raises NotEqual if a file fails its check."""
+    """Writes run/subnet/, never half of it; raises NotEqual if a file fails its check."""
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, step = load_supernet(config, run, say)
-    arch, bounds = pick_arch(config, run, step)
-    device = resolve_device(config.train.device, "train.device")
-    data = load(config.data, seed=config.seed, device=device)
     meter = CostMeter(config, run, supernet)
+    conditions = {
+        "step": step,
+        "weights": fingerprint(supernet),
+        "digest": meter.card.digest(),
+    }
+    arch, bounds = pick_arch(config, run, conditions)
+    device = training_device(config.train)
+    data = load(config.data, seed=config.seed, device=device)
     images = next(iter(data.eval_batches("val", 64))).images.cpu()
     with tempfile.TemporaryDirectory(dir=run, prefix="subnet.") as name:
         folder = Path(name, "subnet")
@@ -64,26 +76,45 @@ def export(config: Config, run: Path, console: Console) -> None:
     say(summary(card, run / "subnet"))
 
 
-def pick_arch(config: Config, run: Path, step: int) -> tuple[Any, dict[str, float]]:
-    """The architecture that `pick` or `arch` names, and the budgets that it is held to."""
+def pick_arch(
+    config: Config, run: Path, conditions: Mapping[str, Any]
+) -> tuple[Any, dict[str, float]]:
+    """The architecture that `pick` or `arch` names, and the budgets that it is held to.
+
+    What a search found holds for the weights and the target that it was made with, `conditions`.
+    """
     if config.arch:
         return read_arch(config, Path(config.arch)), config.budget.bounds()
     path = run / "search.json"
     if not path.exists():
         raise ValueError(f"pick must follow a search; nas search run={run} makes one, got none")
-    found = json.loads(path.read_text())
-    if found["step"] != step:
-        raise ValueError(
-            f"pick must follow a search of these weights (step {step}); nas search run={run} "
-            f"makes one, got one of step {found['step']}"
-        )
+    found = read_search(path)
+    for key, rule in SAME.items():
+        if found[key] != conditions[key]:
+            raise ValueError(
+                f"pick must follow a search {rule} ({conditions[key]}); nas search run={run} "
+                f"makes one, got one of {found[key]}"
+            )
+    if config.pick in ("smallest", "largest"):
+        arch = config.space.smallest() if config.pick == "smallest" else config.space.largest()
+        return arch, found["budget"]
     if config.pick == "best":
         if found["chosen"] is None:
-            raise ValueError(
-                "pick must be a trial number, since no subnet met the budgets, got best"
-            )
+            raise Infeasible("the search found no subnet that meets the budgets; see nas search")
         return config.space.from_record(found["chosen"]["arch"]), found["budget"]
     return trial_arch(config, run, found["study"]), found["budget"]
+
+
+def read_search(path: Path) -> dict[str, Any]:
+    """What a search wrote; raises ValueError that names the file if it is not that."""
+    needed = {*SAME, "chosen", "budget", "study"}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got: {error}") from error
+    if not isinstance(found, dict) or not needed <= found.keys():
+        raise ValueError(f"{path} must be a search's record with {sorted(needed)}, got another")
+    return found
 
 
 def read_arch(config: Config, path: Path) -> Any:
@@ -129,7 +160,9 @@ def write_models(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor)
         # safetensors' own save_file makes files that only their owner may read.
         (folder / f"{name}.safetensors").write_bytes(save(state, {"format": "pt"}))
     batch = torch.export.Dim("batch")
-    program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
+    # Two images: a batch of one would be taken for a constant.
+    example = torch.zeros(2, *images.shape[1:])
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     torch.export.save(program, folder / "model.pt2")
     onnx = torch.onnx.export(
         program, input_names=["images"], output_names=["logits"], verbose=False
@@ -192,7 +225,7 @@ def describe(
 
     Nothing else in the pipeline reads the test split.
     """
-    device = resolve_device(config.train.device, "train.device")
+    device = training_device(config.train)
     costs = meter.costs_afresh(arch, model)
     largest = meter.supernet.extract(meter.largest)
     return {

@@ -94,11 +94,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def locked(path: Path, *, blocking: bool) -> Iterator[bool]:
+def locked(path: Path, *, blocking: bool, shared: bool = False) -> Iterator[bool]:
     """Holds an exclusive lock on a file, made if absent; yields whether it was got."""
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+            fcntl.flock(
+                file,
+                (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB),
+            )
             got = True
         except BlockingIOError:
             got = False

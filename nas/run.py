@@ -227,6 +227,12 @@ def code_version() -> str:
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
         return version("atomweave")
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or version("atomweave")
+    commit = git(checkout, "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return version("atomweave")
+    return f"{commit}+" if git(checkout, "status", "--porcelain") else commit
+
+
+def git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

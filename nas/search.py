@@ -17,9 +17,9 @@ from rich.table import Table
 from nas.config import Config
 from nas.costs import CostMeter, figure, out_of_reach, violations
 from nas.data import ImageData, load
-from nas.device import resolve_device
+from nas.device import training_device
 from nas.evaluate import evaluate
-from nas.files import append_record, read_records, write_atomic
+from nas.files import append_record, locked, read_records, write_atomic
 from nas.outcomes import Infeasible, Stopped
 from nas.signals import stop_signals
 from nas.study import (
@@ -58,7 +58,11 @@ class Judge:
         self.device = device
         self.meter = CostMeter(config, run, supernet)
         # Verdicts of other weights or another target say nothing here.
-        self.conditions = {"step": step, "digest": self.meter.card.digest()}
+        self.conditions = {
+            "step": step,
+            "weights": fingerprint(supernet),
+            "digest": self.meter.card.digest(),
+        }
 
     def candidates(self) -> list[Candidate]:
         """Everything judged under these conditions, by any process, once an architecture."""
@@ -74,7 +78,9 @@ class Judge:
         for candidate in self.candidates():
             if arch_key(candidate["arch"]) == key:
                 return candidate
-        accuracy = evaluate(self.supernet.extract(arch).to(self.device), self.data, "val")
+        # Beside other workers' accuracy passes, but never beside a timed one.
+        with locked(self.meter.owner, blocking=True, shared=True):
+            accuracy = evaluate(self.supernet.extract(arch).to(self.device), self.data, "val")
         candidate = {
             "arch": asdict(arch),
             "study": study,
@@ -96,14 +102,12 @@ def search(config: Config, run: Path, console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, step = load_supernet(config, run, say)
     storage = open_storage(config, run)
-    device = resolve_device(config.train.device, "train.device")
+    device = training_device(config.train)
     data = load(config.data, seed=config.seed, device=device)
     judge = Judge(config, run, supernet, data, device, step)
     bounds = config.budget.bounds()
     smallest, _ = judge.judge(config.space.smallest()), judge.judge(config.space.largest())
-    name = study_name(
-        config, run, {"budget": bounds, "weights": fingerprint(supernet), **judge.conditions}
-    )
+    name = study_name(config, run, {"budget": bounds, **judge.conditions})
     with worker_slot(run) as slot, stop_signals() as stop:
         study = open_study(config, storage, name, slot)
         reclaim(study, run, slot, say)
@@ -119,7 +123,7 @@ def search(config: Config, run: Path, console: Console) -> None:
     console.print(candidate_table("Pareto front on val, within the budgets", front_of))
     console.print(candidate_table("chosen, and the largest", [record["chosen"], record["largest"]]))
     say(
-        f"{record['num_trials']} trials, {len(candidates)} architectures, "
+        f"{record['num_trials']} trials, {len(candidates)} architectures judged so far, "
         f"{record['seconds']} s; top-1 is of {data.num_examples('val')} val images, "
         f"latency on {judge.meter.card.describe()}"
     )

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -22,13 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.config import Config, TrainConfig, check
 from nas.data import Batch, ImageData, load
-from nas.device import resolve_device
+from nas.device import training_device
 from nas.evaluate import evaluate
 from nas.files import locked
 from nas.outcomes import Diverged, Stopped
 from nas.run import code_version
 from nas.signals import stop_signals
-from nas.tracking import Tracker, progress
+from nas.tracking import Tracker
 from nas.weights import make_supernet
 from supernet.distillation import cross_entropy
 from supernet.sampling import Path as SampledPath
@@ -179,7 +180,7 @@ def train_alone(config: Config, run: Path, console: Console) -> None:
             console=console,
         ) as tracker,
         stop_signals() as stop,
-        progress(console, "train", total=training.num_steps, done=training.step) as bar,
+        tracker.progress("train", total=training.num_steps, done=training.step) as bar,
     ):
         logged_step, logged_at = training.step, perf_counter()
         while training.step < training.num_steps:
@@ -205,15 +206,13 @@ def train_alone(config: Config, run: Path, console: Console) -> None:
 def prepare(config: Config, run: Path, console: Console) -> tuple[Training, ImageData]:
     """The training as its last checkpoint left it, or at its start, and its data."""
     settings = config.train
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = resolve_device(settings.device, "train.device")
+    device = training_device(settings)
     data = load(
         config.data, seed=config.seed, device=device, label_smoothing=settings.label_smoothing
     )
     check_batches(config, data.num_train)
     training = Training(config, device, data.num_train)
-    if state := load_checkpoint(run, device, console.print):
+    if state := load_checkpoint(run, device, partial(console.print, markup=False, soft_wrap=True)):
         training.load_state_dict(state)
     console.print(
         f"training on {device} in {'bf16 autocast' if training.bf16 else 'fp32'}, "
@@ -231,9 +230,12 @@ def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optim
     fused: dict[str, Any] = (
         {"fused": True} if "fused" in inspect.signature(found).parameters else {}
     )
-    return create_optimizer_v2(
-        model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
-    )
+    try:
+        return create_optimizer_v2(
+            model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
+        )
+    except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+        raise ValueError(f"train.opt must work here, got {settings.opt!r}: {error}") from error
 
 
 def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> None:
@@ -255,9 +257,7 @@ def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> No
             )
         tracker.log("eval", training.step, epoch=epoch, probe=name, **asdict(accuracy))
         found.append(f"{name} {accuracy.top1:.4f}")
-    tracker.console.print(
-        f"epoch {epoch}: val top-1 of {accuracy.num_examples} images: {', '.join(found)}"
-    )
+    tracker.say(f"epoch {epoch}: val top-1 of {accuracy.num_examples} images: {', '.join(found)}")
 
 
 def check_batches(config: Config, num_train: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import nas.export
 from nas.__main__ import main
 from nas.evaluate import Accuracy
-from nas.export import TOLERANCES, compare, load_plain, onnx_program, pick_arch
+from nas.export import SAME, TOLERANCES, compare, load_plain, onnx_program, pick_arch
 from nas.files import write_atomic
 from nas.model_card import model_card
 from nas.outcomes import NotEqual
@@ -111,7 +111,7 @@ def test_every_file_computes_what_the_supernet_computes_at_any_batch_size(
     for count in (1, 5):
         with torch.no_grad():
             torch.testing.assert_close(
-                program(images(count)), supernet(images(count), arch), atol=1e-4, rtol=0
+                program(images(count)), supernet(images(count), arch), atol=TOLERANCES[name], rtol=0
             )
 
 
@@ -324,7 +324,41 @@ def test_a_pick_needs_a_search_of_these_weights(
     assert "pick must follow a search" in capsys.readouterr().err
     write_atomic(run / "search.json", json.dumps({"step": 1}))
     assert main(["export", f"run={run}"]) == 2
-    assert "a search of these weights (step 8)" in capsys.readouterr().err
+    assert "search.json must be a search's record" in capsys.readouterr().err
+    write_atomic(run / "search.json", "{")
+    assert main(["export", f"run={run}"]) == 2
+    assert "search.json must be JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", SAME)
+def test_a_pick_needs_a_search_of_the_same_weights_on_the_same_target(
+    run: Path,
+    changed: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_paper_device(monkeypatch)
+    assert main(["search", f"run={run}", "search.trials=1"]) == 0
+    write_atomic(run / "search.json", json.dumps({**search_of(run), changed: "another"}))
+    assert main(["export", f"run={run}"]) == 2
+    assert f"pick must follow a search {SAME[changed]}" in capsys.readouterr().err
+
+
+def test_a_search_on_another_target_is_not_judged_on_this_one(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_paper_device(monkeypatch)
+    assert main(["search", f"run={run}", "search.trials=1", "target.batch_size=3"]) == 0
+    assert main(["export", f"run={run}"]) == 2
+    assert "on this target" in capsys.readouterr().err
+
+
+def test_best_of_an_infeasible_search_ends_as_the_search_did(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_paper_device(monkeypatch)
+    assert main(["search", f"run={run}", "search.trials=1", "budget.params=10"]) == 3
+    assert main(["export", f"run={run}"]) == 3
 
 
 def test_a_pick_is_the_best_or_a_finished_trial_of_the_last_search(
@@ -336,15 +370,19 @@ def test_a_pick_is_the_best_or_a_finished_trial_of_the_last_search(
         assert main(["search", f"run={run}", *options]) == 0
     found, config = search_of(run), config_of(run)
     best = config.space.from_record(found["chosen"]["arch"])
-    assert pick_arch(config, run, found["step"]) == (best, budget)
+    assert pick_arch(config, run, found) == (best, budget)
+    for name in ("smallest", "largest"):
+        config.pick = name
+        extreme = getattr(config.space, name)()
+        assert pick_arch(config, run, found) == (extreme, budget)
     picked = []
     for number in range(4):
         config.pick = str(number)
-        picked.append(pick_arch(config, run, found["step"]))
+        picked.append(pick_arch(config, run, found))
     assert all(bounds == budget for _, bounds in picked)
     if found["chosen"]["trial"] is not None:
         assert picked[found["chosen"]["trial"]][0] == best
     assert len({arch for arch, _ in picked}) > 1
     config.pick = "4"
     with pytest.raises(ValueError, match=r"pick must be best or a finished trial .* got 4"):
-        pick_arch(config, run, found["step"])
+        pick_arch(config, run, found)

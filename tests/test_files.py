@@ -246,6 +246,18 @@ def test_a_lock_is_held_by_one_process_until_it_is_killed(tmp_path: Path) -> Non
             assert got
 
 
+def test_a_lock_is_shared_by_those_who_share_and_by_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with (
+        locked(path, blocking=False, shared=True) as one,
+        locked(path, blocking=False, shared=True) as other,
+        locked(path, blocking=False) as alone,
+    ):
+        assert (one, other, alone) == (True, True, False)
+    with locked(path, blocking=False), locked(path, blocking=False, shared=True) as got:
+        assert not got
+
+
 def test_a_lock_is_free_after_its_block_even_after_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
 

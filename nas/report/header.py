@@ -56,12 +56,15 @@ def chosen_subnet(files: RunFiles) -> str:
         return nothing_feasible(files)
     if chosen is None:
         return absent(f"No subnet is chosen yet: {files.command('search')} chooses one.")
+    outdated = ""
+    if files.search and not files.search.get("chosen"):
+        outdated = f"{nothing_feasible(files)}<p>Exported before, or picked by hand:</p>"
     made = absent(f"Not exported yet: {files.command('export')} does.")
     if files.card:
         command, step = text(files.card.get("command")), number(files.card.get("step"))
         made = f'<p class="soft">Exported at step {step} by <code>{command}</code>.</p>'
     return (
-        f"<p>{describe_arch(chosen.get('arch'))}</p>"
+        f"{outdated}<p>{describe_arch(chosen.get('arch'))}</p>"
         f'<div class="tiles">{"".join(tiles(files, chosen))}</div>{chips(files, chosen)}{made}'
     )
 

@@ -61,8 +61,8 @@ def candidates_caption(files: RunFiles, costs: Sequence[Cost]) -> str:
     bounds = ", ".join(f"{text(name)} \u2264 {number(limit)}" for name, limit in budget.items())
     others = len(files.candidates) - len(judged)
     sentences = [
-        f"{len(judged):,} candidates were evaluated in "
-        f"{number(files.search.get('num_trials'))} trials, smallest and largest beside them.",
+        f"{len(judged):,} architectures were evaluated so far, smallest and largest among them; "
+        f"the last search has {number(files.search.get('num_trials'))} trials.",
         f"Budgets: {bounds}; {met:,} candidates meet all of them, a latency by the upper end of "
         "its 95&nbsp;% interval."
         if bounds
