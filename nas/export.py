@@ -23,7 +23,7 @@ from nas.files import sync
 from nas.model_card import model_card
 from nas.outcomes import Infeasible, NotEqual
 from nas.run import code_version
-from nas.study import fingerprint, open_storage
+from nas.study import conditions, open_storage
 from nas.weights import load_supernet
 from supernet.plain import FixedSizes, build
 from supernet.vit import ViTSupernet, merge_subnet
@@ -49,12 +49,7 @@ def export(config: Config, run: Path, console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, step = load_supernet(config, run, say)
     meter = CostMeter(config, run, supernet)
-    conditions = {
-        "step": step,
-        "weights": fingerprint(supernet),
-        "digest": meter.card.digest(),
-    }
-    arch, bounds = pick_arch(config, run, conditions)
+    arch, bounds = pick_arch(config, run, conditions(step, supernet, meter.card))
     device = training_device(config.train)
     data = load(config.data, seed=config.seed, device=device)
     images = next(iter(data.eval_batches("val", 64))).images.cpu()
@@ -76,12 +71,10 @@ def export(config: Config, run: Path, console: Console) -> None:
     say(summary(card, run / "subnet"))
 
 
-def pick_arch(
-    config: Config, run: Path, conditions: Mapping[str, Any]
-) -> tuple[Any, dict[str, float]]:
+def pick_arch(config: Config, run: Path, here: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
     """The architecture that `pick` or `arch` names, and the budgets that it is held to.
 
-    What a search found holds for the weights and the target that it was made with, `conditions`.
+    What a search found holds for the weights and the target that it was made with, `here`.
     """
     if config.arch:
         return read_arch(config, Path(config.arch)), config.budget.bounds()
@@ -90,9 +83,9 @@ def pick_arch(
         raise ValueError(f"pick must follow a search; nas search run={run} makes one, got none")
     found = read_search(path)
     for key, rule in SAME.items():
-        if found[key] != conditions[key]:
+        if found[key] != here[key]:
             raise ValueError(
-                f"pick must follow a search {rule} ({conditions[key]}); nas search run={run} "
+                f"pick must follow a search {rule} ({here[key]}); nas search run={run} "
                 f"makes one, got one of {found[key]}"
             )
     if config.pick in ("smallest", "largest"):

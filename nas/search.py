@@ -24,7 +24,7 @@ from nas.outcomes import Infeasible, Stopped
 from nas.signals import stop_signals
 from nas.study import (
     ask,
-    fingerprint,
+    conditions,
     open_storage,
     open_study,
     reclaim,
@@ -58,11 +58,7 @@ class Judge:
         self.device = device
         self.meter = CostMeter(config, run, supernet)
         # Verdicts of other weights or another target say nothing here.
-        self.conditions = {
-            "step": step,
-            "weights": fingerprint(supernet),
-            "digest": self.meter.card.digest(),
-        }
+        self.conditions = conditions(step, supernet, self.meter.card)
 
     def candidates(self) -> list[Candidate]:
         """Everything judged under these conditions, by any process, once an architecture."""

@@ -18,7 +18,9 @@ from torch import nn
 
 from nas.components import build
 from nas.config import Config
+from nas.device import DeviceCard
 from nas.files import append_record, locked
+from supernet.vit import ViTSupernet
 
 DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
     "best": ["maximize"],
@@ -65,6 +67,11 @@ def study_name(config: Config, run: Path, facts: Mapping[str, Any]) -> str:
     search = {"objective": config.search.objective, "sampler": config.search.sampler}
     question = json.dumps({**search, **facts}, sort_keys=True)
     return f"{run.name}-{config.search.objective}-{sha256(question.encode()).hexdigest()[:10]}"
+
+
+def conditions(step: int, supernet: ViTSupernet, card: DeviceCard) -> dict[str, Any]:
+    """What a verdict on an architecture holds for: these weights on this target."""
+    return {"step": step, "weights": fingerprint(supernet), "digest": card.digest()}
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -2,11 +2,9 @@ import io
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from ctypes import c_int
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from nas.checkpoint import LAST, PREVIOUS, load_checkpoint, save_checkpoint
+from tests.disks import disk_of
 
 CPU = torch.device("cpu")
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -49,17 +48,6 @@ def run(tmp_path: Path) -> Path:
     save_checkpoint(tmp_path, numbered(1))
     save_checkpoint(tmp_path, numbered(2))
     return tmp_path
-
-
-@contextmanager
-def disk_of(num_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond `num_bytes`, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class MakesFolder:

@@ -1,7 +1,6 @@
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +13,10 @@ from random import Random
 import pytest
 
 from nas.files import append_record, atomic_path, locked, read_records, write_atomic
+from tests.disks import disk_of
 
 PROCESSES = multiprocessing.get_context("forkserver")
 LONG = "x" * 1_000_000  # a kill can only tear a write of many pages
-
-
-@contextmanager
-def disk_of(num_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond `num_bytes`, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager
