@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from nas.config import parse
+from nas.optimization import autocast, make_optimizer
 from nas.run import compose_config
 from nas.timing import time_alternating
-from nas.train import autocast, make_optimizer
 from nas.weights import make_supernet
 from supernet.distillation import cross_entropy
 

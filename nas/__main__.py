@@ -1,4 +1,4 @@
-"""The command line: nas train | measure | search | export | report."""
+"""The command line: nas train | measure | search | export | rank | report."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from nas.options import describe_options
 from nas.outcomes import Outcome
 from nas.run import open_run
 
-TRAINING_GROUPS = ("experiment", "space", "source", "data", "paths", "distillation")
+TRAINING_GROUPS = ("experiment", "space", "source", "data", "paths", "examples", "distillation")
 
 
 def run_train(config: Config, run: Path, console: Console) -> None:
@@ -38,6 +38,12 @@ def run_export(config: Config, run: Path, console: Console) -> None:
     from nas.export import export
 
     export(config, run, console)
+
+
+def run_rank(config: Config, run: Path, console: Console) -> None:
+    from nas.rank import rank
+
+    rank(config, run, console)
 
 
 def run_report(config: Config, run: Path, console: Console) -> None:
@@ -84,6 +90,13 @@ STAGES = {
         "write one subnet as a plain model, checked against the supernet: subnet/",
         ("run", "pick", "arch", "budget"),
         ("search", "target"),
+        creates_run=False,
+    ),
+    "rank": Stage(
+        run_rank,
+        "rank correlation of the supernet's scores with ground truth: rank.json",
+        ("run", "rank"),
+        (),
         creates_run=False,
     ),
     "report": Stage(

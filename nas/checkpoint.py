@@ -14,6 +14,7 @@ import torch
 from nas.files import atomic_path
 
 LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+SNAPSHOTS = "snapshots"  # folder of the weights of the last epochs
 
 # What a pickle needs to reach a function; plain numbers, texts and lists do without.
 CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
@@ -37,19 +38,31 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     for leftover in run.glob(f".{last.stem}.*{last.suffix}"):  # of writers that were killed
         leftover.unlink()
     with atomic_path(last) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())  # may find the disk full, and must before the renames
-        except (OSError, RuntimeError) as error:
-            cause = disk_error(error)
-            if cause is None:
-                raise
-            reason = f"checkpoint is not saved, the older ones stay: {cause.strerror}"
-            raise OSError(cause.errno, reason, str(last)) from error
+        write(temporary, state, last)
         if last.exists():
             last.replace(run / PREVIOUS)
+
+
+def save_snapshot(run: Path, weights: dict[str, Any]) -> None:
+    """Writes weights that no later checkpoint replaces; raises OSError as `save_checkpoint`."""
+    path = run / SNAPSHOTS / f"step_{weights['step']}.pt"
+    path.parent.mkdir(exist_ok=True)
+    with atomic_path(path) as temporary:
+        write(temporary, weights, path)
+
+
+def write(temporary: Path, state: dict[str, Any], path: Path) -> None:
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # may find the disk full, and must before the renames
+    except (OSError, RuntimeError) as error:
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        reason = f"{path.stem} is not saved, the older ones stay: {cause.strerror}"
+        raise OSError(cause.errno, reason, str(path)) from error
 
 
 def disk_error(error: BaseException | None) -> OSError | None:

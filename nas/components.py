@@ -16,6 +16,7 @@ PACKAGES = {
     "space": "search_spaces",
     "source": "supernet",
     "paths": "supernet",
+    "examples": "supernet",
     "distillation": "supernet",
     "search": "optuna.samplers",
 }

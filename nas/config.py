@@ -7,6 +7,7 @@ OmegaConf object. Defaults live in conf/; a field here has none.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from torch import Generator
 
 from nas.complaints import unknown_key, wrong_type
 from nas.components import build
+from search_spaces.cell import CellSpace
 from search_spaces.vit import ViTSpace
 from supernet.plain import FixedSizes
 from supernet.sources import WeightSource
@@ -45,7 +47,7 @@ class DataConfig:
     name: str  # digits, image_folder, cifar10, cifar100
     root: str  # folder of the images; unused by digits
     img_size: int  # pixels
-    patch_size: int  # pixels
+    patch_size: int  # pixels, of vision transformers
     in_chans: int
     num_classes: int
     mean: list[float]  # per channel, of pixels in 0..1
@@ -81,8 +83,6 @@ class DataConfig:
             "resident_mib",
         ):
             check(f"data.{key}", getattr(self, key) > 0, "positive", getattr(self, key))
-        tiles = self.img_size % self.patch_size == 0
-        check("data.patch_size", tiles, f"a divisor of img_size ({self.img_size})", self.patch_size)
         for key in ("workers", "shift", "mixup", "cutmix"):
             value = getattr(self, key)
             check(f"data.{key}", math.isfinite(value) and value >= 0, "zero or positive", value)
@@ -120,6 +120,10 @@ class TrainConfig:
     label_smoothing: float
     clip_grad: float  # largest gradient norm, 0 for none
     ema_decay: float  # of the averaged weights that are evaluated and exported
+    schedule: str  # cosine, complexity (slower decay for larger subnets)
+    momentum_choice: str  # choice whose options have an optimizer state each, empty for none
+    snapshots: int  # last epochs whose weights are kept for nas rank
+    variance_draws: int  # at each evaluation, to measure the gradient's variance; 0 for none
     device: str  # auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:1, ...
     precision: str  # fp32, bf16, auto (bf16 where the device gains from it)
     threads: int  # CPU threads, 0 for PyTorch's default
@@ -133,7 +137,14 @@ class TrainConfig:
             value = getattr(self, key)
             check(f"train.{key}", math.isfinite(value) and value > 0, "positive", value)
         check_threads("train.threads", self.threads)
-        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad"):
+        for key in (
+            "min_lr",
+            "warmup_epochs",
+            "weight_decay",
+            "clip_grad",
+            "snapshots",
+            "variance_draws",
+        ):
             value = getattr(self, key)
             check(f"train.{key}", math.isfinite(value) and value >= 0, "zero or positive", value)
         check("train.min_lr", self.min_lr <= self.lr, f"at most train.lr ({self.lr})", self.min_lr)
@@ -145,6 +156,14 @@ class TrainConfig:
         )
         for key in ("label_smoothing", "ema_decay"):
             check(f"train.{key}", 0 <= getattr(self, key) < 1, "in [0, 1)", getattr(self, key))
+        rule = "0 for none, or at least 2"
+        check("train.variance_draws", self.variance_draws != 1, rule, self.variance_draws)
+        schedules = ("cosine", "complexity")
+        check("train.schedule", self.schedule in schedules, f"one of {schedules}", self.schedule)
+        for key in ("warmup_epochs", "min_lr"):
+            unused = self.schedule == "complexity" and getattr(self, key)
+            rule = "0 with train.schedule=complexity"
+            check(f"train.{key}", not unused, rule, getattr(self, key))
         known = self.opt in list_optimizers()
         check("train.opt", known, "a name of timm's optimizer factory", self.opt)
         check_device("train.device", self.device)
@@ -217,6 +236,48 @@ class SearchConfig:
 
 
 @dataclass
+class RankConfig:
+    table: str  # csv of true accuracies in percent, empty for none
+    column: str  # of the table
+    num_archs: int  # of the table, 0 for all
+    standalone: int  # subnets to train alone for the ground truth, 0 for none
+    standalone_epochs: int  # of each, 0 for train.epochs
+    weights: str  # ema (averaged), raw
+    score: str  # top1, loss (negated)
+    batch_norm: str  # batch (the batch's own statistics), calibrated
+    batch_size: int  # images, at most
+    calibration: int  # batches of training images for calibrated statistics
+    resamples: int  # of the bootstrap
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = {
+            "weights": ("ema", "raw"),
+            "score": ("top1", "loss"),
+            "batch_norm": ("batch", "calibrated"),
+        }
+        for key, values in known.items():
+            value = getattr(self, key)
+            check(f"rank.{key}", value in values, f"one of {values}", value)
+        for key in ("num_archs", "standalone"):  # one alone has no rank
+            value = getattr(self, key)
+            check(f"rank.{key}", value == 0 or value >= 2, "0 or at least 2", value)
+        epochs = self.standalone_epochs
+        check("rank.standalone_epochs", epochs >= 0, "zero or positive", epochs)
+        for key in ("calibration", "resamples"):
+            check(f"rank.{key}", getattr(self, key) > 0, "positive", getattr(self, key))
+        # A batch of one image has no statistics.
+        check("rank.batch_size", self.batch_size > 1, "at least 2", self.batch_size)
+        check("rank.seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
+        both = bool(self.table and self.standalone)
+        check("rank.standalone", not both, "0 where rank.table is given", self.standalone)
+        unused = not self.table and self.num_archs > 0
+        check("rank.num_archs", not unused, "0 without rank.table", self.num_archs)
+        unused = not self.standalone and epochs > 0
+        check("rank.standalone_epochs", not unused, "0 without rank.standalone", epochs)
+
+
+@dataclass
 class WandbConfig:
     mode: str  # disabled, offline, online
     project: str
@@ -232,15 +293,17 @@ class Config:
 
     run: str  # folder of the run
     seed: int
-    space: Any  # a ViTSpace
-    source: dict[str, Any]  # a factory of weight sources for each role
+    space: Any  # a ViTSpace or a CellSpace
+    source: dict[str, Any]  # a factory of weight sources for each role; none for cells
     paths: Any  # a PathSampler
+    examples: Any  # a factory of DataSamplers, called with num_examples
     distillation: Any  # a Teaching
     data: DataConfig
     train: TrainConfig
     target: TargetConfig
     budget: BudgetConfig
     search: SearchConfig
+    rank: RankConfig
     pick: str  # export: best of the search, or a trial's number
     arch: str  # export: an architecture file instead; empty for none
     wandb: WandbConfig
@@ -257,18 +320,6 @@ class Config:
         )
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
-    @property
-    def fixed(self) -> FixedSizes:
-        """The sizes that every architecture of the run has in common."""
-        data = self.data
-        return FixedSizes(
-            img_size=data.img_size,
-            patch_size=data.patch_size,
-            in_chans=data.in_chans,
-            num_classes=data.num_classes,
-            head_dim=self.space.head_dim,
-        )
-
 
 def parse(raw: DictConfig) -> Config:
     """The checked configuration; raises ValueError that names the key."""
@@ -282,10 +333,14 @@ def parse(raw: DictConfig) -> Config:
     config.space = build(config.space, "space")
     config.source = {role: build(node, f"source.{role}") for role, node in config.source.items()}
     config.paths = build(config.paths, "paths", space=config.space)
+    config.examples = partial(build, config.examples, "examples")
     config.distillation = build(config.distillation, "distillation")
     sampler = build(config.search.sampler, "search.sampler", seed=config.seed)
-    check("space", isinstance(config.space, ViTSpace), "a ViTSpace", config.space)
+    known = isinstance(config.space, ViTSpace | CellSpace)
+    check("space", known, "a ViTSpace or a CellSpace", config.space)
     check("paths", hasattr(config.paths, "draw"), "a path sampler", config.paths)
+    data_sampler = config.examples(num_examples=1)
+    check("examples", hasattr(data_sampler, "draw_epoch"), "a data sampler", data_sampler)
     teaches = hasattr(config.distillation, "needs_teacher")
     check("distillation", teaches, "a way of teaching", config.distillation)
     check("search.sampler", isinstance(sampler, BaseSampler), "a sampler", sampler)
@@ -300,13 +355,42 @@ def check_together(config: Config) -> None:
             "distillation must be none unless paths begin with the largest subnet, which teaches "
             f"the others, got {type(config.paths).__name__}"
         )
-    for name, record in config.train.probes.items():
+    settings = config.train
+    single = not config.paths.begins_with_largest
+    for key, used in {
+        "schedule": settings.schedule == "complexity",
+        "momentum_choice": bool(settings.momentum_choice),
+    }.items():
+        rule = "left alone unless paths are of one subnet a step (paths=uniform)"
+        check(f"train.{key}", single or not used, rule, getattr(settings, key))
+    names = ("", *config.space.choices())
+    known = settings.momentum_choice in names
+    check("train.momentum_choice", known, "a choice of the space", settings.momentum_choice)
+    for name, record in settings.probes.items():
         key = f"train.probes.{name}"
         check(key, isinstance(record, Mapping), "a mapping, an architecture", record)
         try:
             config.space.from_record(record)
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
+    if isinstance(config.space, CellSpace):
+        check_cells(config)
+    else:
+        check_transformers(config)
+
+
+def check_cells(config: Config) -> None:
+    """Raises ValueError for what a supernet of cells cannot use."""
+    roles = sorted(config.source)
+    check("source", not roles, "empty for cells (source=none)", roles)
+    size = config.data.img_size
+    # Two steps of stride 2, whose shortcut and convolutions must give the same size.
+    check("data.img_size", size % 4 == 0, "a multiple of 4 for cells", size)
+
+
+def check_transformers(config: Config) -> None:
+    size, patch_size = config.data.img_size, config.data.patch_size
+    check("data.patch_size", size % patch_size == 0, f"a divisor of img_size ({size})", patch_size)
     check_source(config)
 
 

@@ -16,7 +16,7 @@ from nas.files import locked
 from nas.measure import LatencyTable, Measurement, measure, measure_now
 from nas.weights import make_supernet
 from supernet.ledger import Counts, count
-from supernet.vit import ViTSupernet
+from supernet.supernet import Supernet
 
 MEDIAN_OF = 101  # sampled architectures whose middle one, by parameters, is called the median
 
@@ -73,7 +73,7 @@ def figure(key: str, value: float) -> str:
 class CostMeter:
     """Measures architectures of one supernet on the target; what was measured once is cached."""
 
-    def __init__(self, config: Config, run: Path, supernet: ViTSupernet) -> None:
+    def __init__(self, config: Config, run: Path, supernet: Supernet) -> None:
         self.supernet = supernet
         self.owner = run / "latency.lock"
         data = config.data
@@ -130,7 +130,7 @@ def measure_space(config: Config, run: Path, console: Console) -> None:
         console.print("no budget is set (budget.latency_of_largest=0.6, say)")
 
 
-def median_arch(config: Config, supernet: ViTSupernet) -> Any:
+def median_arch(config: Config, supernet: Supernet) -> Any:
     generator = Random(config.seed)
     archs = [config.space.sample(generator) for _ in range(MEDIAN_OF)]
     return sorted(archs, key=lambda arch: count(supernet, arch).params)[MEDIAN_OF // 2]

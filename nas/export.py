@@ -18,15 +18,15 @@ from nas.config import Config
 from nas.costs import CostMeter, figure
 from nas.data import ImageData, load
 from nas.device import training_device
-from nas.evaluate import Accuracy, evaluate
+from nas.evaluate import Accuracy, calibrated, evaluate
 from nas.files import sync
 from nas.model_card import model_card
 from nas.outcomes import Infeasible, NotEqual
 from nas.run import code_version
 from nas.study import conditions, open_storage
 from nas.weights import load_supernet
-from supernet.plain import FixedSizes, build
-from supernet.vit import ViTSupernet, merge_subnet
+from supernet.batch_norm import batch_norms, batch_statistics
+from supernet.supernet import Supernet
 
 # What a search and the export of its finding must have in common.
 SAME = {
@@ -35,13 +35,14 @@ SAME = {
     "digest": "on this target, with the same target.* options, by the digest of its card",
 }
 
-# Largest difference of a logit from the supernet's, fp32 on the CPU.
+# Largest difference of a logit from the reference's, fp32 on the CPU.
 TOLERANCES = {
     "model.safetensors": 1e-5,
     "factorised.safetensors": 1e-5,
     "model.pt2": 1e-5,
     "model.onnx": 1e-4,
 }
+PLAIN_TOLERANCE = 1e-5  # of a plain model with batch norms from the supernet
 
 
 def export(config: Config, run: Path, console: Console) -> None:
@@ -56,9 +57,11 @@ def export(config: Config, run: Path, console: Console) -> None:
     with tempfile.TemporaryDirectory(dir=run, prefix="subnet.") as name:
         folder = Path(name, "subnet")
         folder.mkdir()
-        write_models(folder, supernet, arch, images)
-        differences = compare(folder, supernet, arch, images)
-        model = load_plain(load_file(folder / "model.safetensors"), arch, supernet.fixed)
+        plain = supernet.extract(arch).to(device)
+        plain = calibrated(plain, data, config.data.batch_size).cpu()
+        write_models(folder, supernet, plain, arch, images)
+        differences = compare(folder, supernet, plain, arch, images)
+        model = load_plain(load_file(folder / "model.safetensors"), supernet, arch)
         card = describe(config, meter, data, model, arch)
         card["budgets"] = check_budgets(card["costs"], bounds)
         card["differences"] = differences
@@ -144,11 +147,14 @@ def trial_arch(config: Config, run: Path, name: str) -> Any:
     return config.space.decode(params[int(config.pick)])
 
 
-def write_models(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor) -> None:
-    """The architecture and its weights in every form."""
-    model = supernet.extract(arch)
+def write_models(
+    folder: Path, supernet: Supernet, model: nn.Module, arch: Any, images: Tensor
+) -> None:
+    """The architecture and the weights of its plain `model` in every form."""
     (folder / "arch.json").write_text(json.dumps(asdict(arch), indent=2))
-    weights = {"model": model.state_dict(), "factorised": supernet.factorise(arch)}
+    # The statistics of batch norms are the plain model's alone.
+    factorised = supernet.factorise(arch) | dict(model.named_buffers())
+    weights = {"model": model.state_dict(), "factorised": factorised}
     for name, state in weights.items():
         # safetensors' own save_file makes files that only their owner may read.
         (folder / f"{name}.safetensors").write_bytes(save(state, {"format": "pt"}))
@@ -165,17 +171,26 @@ def write_models(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor)
     onnx.save(folder / "model.onnx", external_data=False)
 
 
-def compare(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor) -> dict[str, float]:
-    """Largest difference of any logit, by file, for a whole batch and for a single image."""
+def compare(
+    folder: Path, supernet: Supernet, model: nn.Module, arch: Any, images: Tensor
+) -> dict[str, float]:
+    """Largest difference of any logit, by file, for a whole batch and for a single image.
+
+    The reference is the supernet. With batch norms, which use the batch's statistics there, it is
+    the plain `model`, which must equal the supernet while it uses the batch's as well.
+    """
+    reference: Callable[[Tensor], Tensor] = partial(supernet, arch=arch)
+    whose = "the supernet's"
+    if batch_norms(model):
+        reference, whose = model, "the calibrated plain model's"
+        with batch_statistics(model), torch.no_grad():
+            difference = float((model(images) - supernet(images, arch)).abs().max())
+        name = "the plain model with the batch's statistics"
+        check_difference(name, "the supernet's", difference, PLAIN_TOLERANCE)
+    merged = supernet.merge(load_file(folder / "factorised.safetensors"), arch)
     programs: dict[str, Callable[[Tensor], Tensor]] = {
-        "model.safetensors": load_plain(
-            load_file(folder / "model.safetensors"), arch, supernet.fixed
-        ),
-        "factorised.safetensors": load_plain(
-            merge_subnet(load_file(folder / "factorised.safetensors"), arch, supernet.fixed),
-            arch,
-            supernet.fixed,
-        ),
+        "model.safetensors": load_plain(load_file(folder / "model.safetensors"), supernet, arch),
+        "factorised.safetensors": load_plain(merged, supernet, arch),
         "model.pt2": torch.export.load(folder / "model.pt2").module(),
         "model.onnx": onnx_program(folder / "model.onnx"),
     }
@@ -183,20 +198,24 @@ def compare(folder: Path, supernet: ViTSupernet, arch: Any, images: Tensor) -> d
     for name, program in programs.items():
         with torch.no_grad():
             worst = max(
-                float((program(batch) - supernet(batch, arch)).abs().max())
+                float((program(batch) - reference(batch)).abs().max())
                 for batch in (images, images[:1])
             )
-        if not worst <= TOLERANCES[name]:
-            raise NotEqual(
-                f"{name} differs from the supernet's logits by {worst:.2e}, "
-                f"more than {TOLERANCES[name]:.0e}; nothing was exported"
-            )
+        check_difference(name, whose, worst, TOLERANCES[name])
         differences[name] = worst
     return differences
 
 
-def load_plain(state: Mapping[str, Tensor], arch: Any, fixed: FixedSizes) -> nn.Module:
-    model = build(arch, fixed, device="meta")
+def check_difference(name: str, whose: str, worst: float, tolerance: float) -> None:
+    if not worst <= tolerance:
+        raise NotEqual(
+            f"{name} differs from {whose} logits by {worst:.2e}, "
+            f"more than {tolerance:.0e}; nothing was exported"
+        )
+
+
+def load_plain(state: Mapping[str, Tensor], supernet: Supernet, arch: Any) -> nn.Module:
+    model = supernet.build(arch, device="meta")
     model.load_state_dict(dict(state), assign=True)
     return model.eval()
 
@@ -220,12 +239,13 @@ def describe(
     """
     device = training_device(config.train)
     costs = meter.costs_afresh(arch, model)
-    largest = meter.supernet.extract(meter.largest)
+    largest = meter.supernet.extract(meter.largest).to(device)
+    largest = calibrated(largest, data, config.data.batch_size)
     return {
         "arch": asdict(arch),
         "model": asdict(meter.supernet.fixed),
         "test": accuracy_record(evaluate(model.to(device), data, "test")),
-        "largest_test": accuracy_record(evaluate(largest.to(device), data, "test")),
+        "largest_test": accuracy_record(evaluate(largest, data, "test")),
         "counts": asdict(costs.counts),
         "largest_counts": asdict(costs.largest_counts),
         "latency": asdict(costs.measurement),

@@ -6,17 +6,26 @@ from string import Template
 from typing import Any
 
 from nas.costs import figure
+from search_spaces.cell import CellArch
 
-FILES = """\
+FILES = Template("""\
 | file | what |
 |---|---|
 | `arch.json` | the architecture |
-| `model.safetensors` | merged weights, one dense matrix a layer |
-| `factorised.safetensors` | shared atoms and adapters, each stored once |
+| `model.safetensors` | $merged |
+| `factorised.safetensors` | $factorised |
 | `model.pt2` | torch.export program, any batch size |
 | `model.onnx` | ONNX, any batch size |
 | `card.json` | the figures of this page for programs |
-"""
+""")
+VIT_FILES = {
+    "merged": "merged weights, one dense matrix a layer",
+    "factorised": "shared atoms and adapters, each stored once",
+}
+CELL_FILES = {
+    "merged": "weights and the statistics of batch norms",
+    "factorised": "the same: cells share no weights",
+}
 
 USE = Template("""\
 ## Use
@@ -33,6 +42,10 @@ model = torch.export.load("model.pt2").module()
 logits = model((images - mean[:, None, None]) / std[:, None, None])
 ```
 
+$rebuild
+""")
+
+VIT_REBUILD = """\
 As a timm model, to train further; this needs atomweave's packages `search_spaces` and `supernet`:
 
 ```python
@@ -46,8 +59,31 @@ card = json.loads(Path("card.json").read_text())
 arch = ViTArch(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["arch"].items()})
 model = build(arch, FixedSizes(**card["model"]))
 model.load_state_dict(load_file("model.safetensors"))
-```
-""")
+```"""
+
+CELL_REBUILD = """\
+As a PyTorch module, to train further; this needs atomweave's packages `search_spaces` and
+`supernet`:
+
+```python
+import json
+from pathlib import Path
+from safetensors.torch import load_file
+from search_spaces.cell import CellArch
+from supernet.cell import CellNetwork, CellSizes
+
+card = json.loads(Path("card.json").read_text())
+arch = CellArch(tuple(card["arch"]["operations"]))
+model = CellNetwork(arch, CellSizes(**card["model"]))
+model.load_state_dict(load_file("model.safetensors"))
+```"""
+
+# What the differences of the files are from.
+VIT_REFERENCE = "the supernet's"
+CELL_REFERENCE = (
+    "those of the plain model with its own statistics of batch norms, which equals the supernet "
+    "to 1e-5 while both use the batch's"
+)
 
 # What a bound of each budget is in.
 UNITS = {
@@ -62,13 +98,14 @@ UNITS = {
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Markdown of what `card.json` holds; every figure with its unit, split, count and device."""
-    data = card["data"]
+    data, is_cell = card["data"], "operations" in card["arch"]
+    rebuild = CELL_REBUILD if is_cell else VIT_REBUILD
     parts = [
         f"# A subnet for {data['name']}\n",
-        f"Vision transformer: `{json.dumps(card['arch'])}`. Made by `{card['command']}` at commit "
+        f"{describe_arch(card['arch'])}. Made by `{card['command']}` at commit "
         f"{card['commit']}, from the supernet's step {card['step']}.\n",
-        FILES,
-        USE.substitute(data, resized=resized(data)),
+        FILES.substitute(CELL_FILES if is_cell else VIT_FILES),
+        USE.substitute(data, resized=resized(data), rebuild=rebuild),
         "## Accuracy\n",
         f"- this subnet: {accuracy(card['test'])}",
         f"- the largest subnet: {accuracy(card['largest_test'])}\n",
@@ -80,11 +117,19 @@ def model_card(card: Mapping[str, Any]) -> str:
         "## Budgets\n",
         budget_lines(card["budgets"]),
         "## Check\n",
-        "Largest difference of a logit from the supernet's (fp32, CPU): "
+        f"Largest difference of a logit from {CELL_REFERENCE if is_cell else VIT_REFERENCE} "
+        "(fp32, CPU): "
         + ", ".join(f"{name} {value:.1e}" for name, value in card["differences"].items())
         + ".\n",
     ]
     return "\n".join(parts)
+
+
+def describe_arch(arch: Mapping[str, Any]) -> str:
+    if "operations" not in arch:
+        return f"Vision transformer: `{json.dumps(arch)}`"
+    cell = CellArch(tuple(arch["operations"]))
+    return f"NAS-Bench-201 cell: `{cell}`, where `op~i` takes node i to the node of its group"
 
 
 def resized(data: Mapping[str, Any]) -> str:

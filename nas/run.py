@@ -25,7 +25,16 @@ from nas.config import Config, check, parse
 from nas.files import write_atomic
 
 # What decides the trained weights. Later stages may change the other keys, and these few:
-TRAINING_KEYS = ("seed", "space", "source", "paths", "distillation", "data", "train")
+TRAINING_KEYS = (
+    "seed",
+    "space",
+    "source",
+    "paths",
+    "examples",
+    "distillation",
+    "data",
+    "train",
+)
 FREE_KEYS = (
     "data.root",
     "data.workers",

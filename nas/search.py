@@ -18,7 +18,7 @@ from nas.config import Config
 from nas.costs import CostMeter, figure, out_of_reach, violations
 from nas.data import ImageData, load
 from nas.device import training_device
-from nas.evaluate import evaluate
+from nas.evaluate import calibrated, evaluate
 from nas.files import append_record, locked, read_records, write_atomic
 from nas.outcomes import Infeasible, Stopped
 from nas.signals import stop_signals
@@ -34,7 +34,8 @@ from nas.study import (
 )
 from nas.tracking import progress
 from nas.weights import load_supernet
-from supernet.vit import ViTSupernet
+from search_spaces.cell import CellArch
+from supernet.supernet import Supernet
 
 Candidate = dict[str, Any]  # a line of candidates.jsonl
 OBJECTIVES = ("top1", "latency_of_largest", "params")
@@ -47,12 +48,13 @@ class Judge:
         self,
         config: Config,
         run: Path,
-        supernet: ViTSupernet,
+        supernet: Supernet,
         data: ImageData,
         device: torch.device,
         step: int,
     ) -> None:
         self.path = run / "candidates.jsonl"
+        self.batch_size = config.data.batch_size
         self.supernet = supernet
         self.data = data
         self.device = device
@@ -76,7 +78,8 @@ class Judge:
                 return candidate
         # Beside other workers' accuracy passes, but never beside a timed one.
         with locked(self.meter.owner, blocking=True, shared=True):
-            accuracy = evaluate(self.supernet.extract(arch).to(self.device), self.data, "val")
+            plain = self.supernet.extract(arch).to(self.device)
+            accuracy = evaluate(calibrated(plain, self.data, self.batch_size), self.data, "val")
         candidate = {
             "arch": asdict(arch),
             "study": study,
@@ -245,21 +248,30 @@ def nearest_miss(candidates: Sequence[Candidate], bounds: Mapping[str, float]) -
 
 def candidate_table(title: str, candidates: Sequence[Candidate]) -> Table:
     table = Table(title=title)
-    columns = ("trial", "val top-1", "latency of largest", "latency ms", "stored params", "depth",
-               "embed_dim", "heads", "mlp_ratio", "rank", "atoms")  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="right")
-    for candidate in candidates:
-        arch = candidate["arch"]
+    archs = [arch_columns(candidate["arch"]) for candidate in candidates]
+    columns = ("trial", "val top-1", "latency of largest", "latency ms", "stored params")
+    for column in (*columns, *(archs[0] if archs else ())):
+        table.add_column(column, justify="right", overflow="fold")
+    for candidate, arch in zip(candidates, archs, strict=True):
         table.add_row(
             "-" if candidate["trial"] is None else str(candidate["trial"]),
             f"{candidate['top1']:.4f}",
             f"{candidate['latency_of_largest']:.3f}",
             f"{candidate['latency_ms']:.3f}",
             f"{candidate['params']:,}",
-            str(len(arch["num_heads"])),
-            str(arch["embed_dim"]),
-            *(" ".join(f"{x:g}" for x in arch[key]) for key in ("num_heads", "mlp_ratio", "rank")),
-            str(arch["num_atoms"]),
+            *arch.values(),
         )
     return table
+
+
+def arch_columns(arch: Mapping[str, Any]) -> dict[str, str]:
+    """An architecture's record by the columns of a table."""
+    if "operations" in arch:
+        return {"cell": str(CellArch(tuple(arch["operations"])))}
+    per_block = {"heads": "num_heads", "mlp_ratio": "mlp_ratio", "rank": "rank"}
+    return {
+        "depth": str(len(arch["num_heads"])),
+        "embed_dim": str(arch["embed_dim"]),
+        **{name: " ".join(f"{x:g}" for x in arch[key]) for name, key in per_block.items()},
+        "atoms": str(arch["num_atoms"]),
+    }

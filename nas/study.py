@@ -20,7 +20,7 @@ from nas.components import build
 from nas.config import Config
 from nas.device import DeviceCard
 from nas.files import append_record, locked
-from supernet.vit import ViTSupernet
+from supernet.supernet import Supernet
 
 DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
     "best": ["maximize"],
@@ -69,7 +69,7 @@ def study_name(config: Config, run: Path, facts: Mapping[str, Any]) -> str:
     return f"{run.name}-{config.search.objective}-{sha256(question.encode()).hexdigest()[:10]}"
 
 
-def conditions(step: int, supernet: ViTSupernet, card: DeviceCard) -> dict[str, Any]:
+def conditions(step: int, supernet: Supernet, card: DeviceCard) -> dict[str, Any]:
     """What a verdict on an architecture holds for: these weights on this target."""
     return {"step": step, "weights": fingerprint(supernet), "digest": card.digest()}
 

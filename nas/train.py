@@ -1,155 +1,26 @@
 """Stage 1: train the supernet. Writes checkpoint.pt and metrics.jsonl into the run folder."""
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from random import Random
 from time import perf_counter
 from typing import Any, cast
 
-import numpy as np
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class
-from timm.scheduler.scheduler_factory import create_scheduler_v2
-from timm.utils.model_ema import ModelEmaV3
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.config import Config, TrainConfig, check
-from nas.data import Batch, ImageData, load
+from nas.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
+from nas.config import Config
+from nas.data import ImageData, load
 from nas.device import training_device
-from nas.evaluate import evaluate
+from nas.evaluate import calibrated, evaluate
 from nas.files import locked
+from nas.gradient_variance import log_variance
+from nas.optimization import is_finite
 from nas.outcomes import Diverged, Stopped
-from nas.run import code_version
 from nas.signals import stop_signals
 from nas.tracking import Tracker
-from nas.weights import make_supernet
-from supernet.distillation import cross_entropy
-from supernet.sampling import Path as SampledPath
-from supernet.sampling import UniformData
-
-
-class Training:
-    """Everything that changes while training: what a checkpoint holds."""
-
-    def __init__(self, config: Config, device: torch.device, num_train: int) -> None:
-        settings = config.train
-        self.config = config
-        self.device = device
-        self.bf16 = uses_bf16(settings.precision, device)
-        self.num_train = num_train
-        self.steps_per_epoch = num_train // config.data.batch_size
-        self.num_steps = settings.epochs * self.steps_per_epoch
-        self.supernet = make_supernet(config).to(device)
-        self.optimizer = make_optimizer(settings, self.supernet)
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            "cosine",
-            num_epochs=settings.epochs,
-            warmup_epochs=settings.warmup_epochs,
-            warmup_lr=settings.min_lr,
-            min_lr=settings.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=self.steps_per_epoch,
-        )
-        self.ema = ModelEmaV3(self.supernet, decay=settings.ema_decay, use_warmup=True)
-        self.paths = config.paths
-        self.data_sampler = UniformData(num_examples=num_train)
-        self.path_generator = Random(config.seed)
-        self.data_generator = torch.Generator().manual_seed(config.seed)
-        self.step = 0
-        self.indices = torch.empty(0, dtype=torch.long)  # this epoch's draw, (n,)
-        self.weights = torch.empty(0)  # (n,)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "finished": self.step == self.num_steps,
-            "commit": code_version(),
-            "num_train": self.num_train,
-            "supernet": self.supernet.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "paths": self.paths.state_dict(),
-            "data_sampler": self.data_sampler.state_dict(),
-            "path_generator": self.path_generator.getstate(),
-            "data_generator": self.data_generator.get_state(),
-            "indices": self.indices,
-            "weights": self.weights,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError if the training images are not as many as they were."""
-        rule = f"the {state['num_train']} training images that the run began with"
-        check("data", self.num_train == state["num_train"], rule, self.num_train)
-        self.step = state["step"]
-        self.supernet.load_state_dict(state["supernet"])
-        self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.paths.load_state_dict(state["paths"])
-        self.data_sampler.load_state_dict(state["data_sampler"])
-        self.path_generator.setstate(state["path_generator"])
-        self.data_generator.set_state(state["data_generator"].cpu())
-        self.indices, self.weights = state["indices"].cpu(), state["weights"].cpu()
-        self.scheduler.step_update(self.step)
-
-    def epoch_batches(self, data: ImageData) -> Iterator[Batch]:
-        """The rest of the current epoch, which begins with a new draw of examples."""
-        epoch, start = divmod(self.step, self.steps_per_epoch)
-        if start == 0:
-            self.indices, self.weights = self.data_sampler.draw_epoch(self.data_generator)
-        # Augmentation is a function of the seed, the epoch and the batch: nothing to save.
-        seed = int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0])
-        size = self.config.data.batch_size
-        return data.train_batches(self.indices, batch_size=size, seed=seed, start=start)
-
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update of the weights from one batch and the paths drawn for it."""
-        settings = self.config.train
-        begin = self.step % self.steps_per_epoch * len(batch.targets)
-        weights = self.weights[begin : begin + len(batch.targets)].to(self.device)
-        # Mixup smooths its soft targets itself.
-        smoothing = 0.0 if batch.targets.is_floating_point() else settings.label_smoothing
-        self.optimizer.zero_grad()
-        paths = self.paths.draw(self.path_generator)
-        losses, teacher = [], None
-        for path in paths:
-            with autocast(self.device, enabled=self.bf16):
-                logits = self.supernet(batch.images, path.arch)
-            hard_loss = cross_entropy(logits, batch.targets, smoothing)
-            loss = (weights * self.config.distillation(logits, hard_loss, teacher)).mean()
-            (path.weight * loss / len(paths)).backward()
-            losses.append(loss.detach())
-            if path.role == "largest":
-                teacher = logits.detach()
-        largest = settings.clip_grad or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), largest)
-        figures = torch.stack([*losses, norm]).tolist()  # the step's one wait for the device
-        self.refuse_divergence(paths, figures)
-        self.scheduler.step_update(self.step)
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
-        self.step += 1
-        self.ema.update(self.supernet, step=self.step)
-        return {"loss": sum(figures[:-1]) / len(paths), "grad_norm": figures[-1], "lr": lr}
-
-    def refuse_divergence(self, paths: list[SampledPath], figures: list[float]) -> None:
-        *losses, norm = figures
-        for path, loss in zip(paths, losses, strict=True):
-            if not is_finite(loss):
-                raise Diverged(
-                    f"loss is {loss} at step {self.step} for the {path.role} {path.arch}"
-                )
-        if not is_finite(norm):
-            archs = "; ".join(f"{path.role} {path.arch}" for path in paths)
-            raise Diverged(f"gradient norm is {norm} at step {self.step} for {archs}")
+from nas.training import Training
 
 
 def train(config: Config, run: Path, console: Console) -> None:
@@ -192,10 +63,12 @@ def train_alone(config: Config, run: Path, console: Console) -> None:
                     # An image counts once, however many subnets see it; all other work counts too.
                     now = perf_counter()
                     rate = (step - logged_step) * config.data.batch_size / (now - logged_at)
+                    figures |= training.figures()
                     tracker.log("train", step, epoch=epoch, **figures, images_per_s=rate)
                     logged_step, logged_at = step, now
                 if step % training.steps_per_epoch == 0:
                     evaluate_probes(training, data, tracker)
+                    save_last_epochs(training, run)
                 stopping = bool(stop)  # read once, so that no signal stops what is not saved
                 if step % settings.checkpoint_every == 0 or step == training.num_steps or stopping:
                     save_checkpoint(run, training.state_dict())
@@ -221,23 +94,6 @@ def prepare(config: Config, run: Path, console: Console) -> tuple[Training, Imag
     return training, data
 
 
-def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer, as a fused kernel where it has one.
-
-    The other forms allocate temporaries of the size of the stacked weights.
-    """
-    found = get_optimizer_class(settings.opt, bind_defaults=False)
-    fused: dict[str, Any] = (
-        {"fused": True} if "fused" in inspect.signature(found).parameters else {}
-    )
-    try:
-        return create_optimizer_v2(
-            model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
-        )
-    except (AssertionError, ImportError, RuntimeError, TypeError) as error:
-        raise ValueError(f"train.opt must work here, got {settings.opt!r}: {error}") from error
-
-
 def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> None:
     """Accuracy on val of the same few subnets every time, with the averaged weights."""
     config = training.config
@@ -249,7 +105,8 @@ def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> No
         probes[name] = config.space.from_record(record)
     found = []
     for name, arch in probes.items():
-        accuracy = evaluate(training.ema.module.extract(arch), data, "val")
+        plain = training.ema.module.extract(arch).to(training.device)
+        accuracy = evaluate(calibrated(plain, data, config.data.batch_size), data, "val")
         if not is_finite(accuracy.loss):
             raise Diverged(
                 f"val loss is {accuracy.loss} at step {training.step} for the {name} {arch} "
@@ -257,38 +114,28 @@ def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> No
             )
         tracker.log("eval", training.step, epoch=epoch, probe=name, **asdict(accuracy))
         found.append(f"{name} {accuracy.top1:.4f}")
+    if config.train.variance_draws:
+        variances = log_variance(training, data, config.train.variance_draws)
+        tracker.log("variance", training.step, epoch=epoch, **variances)
     tracker.say(f"epoch {epoch}: val top-1 of {accuracy.num_examples} images: {', '.join(found)}")
+
+
+def save_last_epochs(training: Training, run: Path) -> None:
+    """Keeps the weights at the end of each of the last train.snapshots epochs, for nas rank."""
+    left = (training.num_steps - training.step) // training.steps_per_epoch
+    if left < training.config.train.snapshots:
+        weights = {
+            "step": training.step,
+            "ema": training.ema.module.state_dict(),
+            "supernet": training.supernet.state_dict(),
+        }
+        save_snapshot(run, weights)
 
 
 def check_batches(config: Config, num_train: int) -> None:
     size = config.data.batch_size
     if num_train < size:
         raise ValueError(f"data.batch_size must be at most the {num_train} images, got {size}")
-
-
-@contextmanager
-def autocast(device: torch.device, *, enabled: bool) -> Iterator[None]:
-    """bf16 autocast; on the CPU with plain attention, whose bf16 backward is the faster one."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        if enabled and device.type == "cpu":
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        else:
-            yield
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """`auto` is bf16 where the hardware multiplies it: recent GPUs, AVX-512 BF16 and AMX."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def is_finite(value: float) -> bool:
-    return value - value == 0
 
 
 def loggable(run: Path) -> dict[str, Any]:

@@ -7,18 +7,42 @@ import torch
 
 from nas.checkpoint import load_checkpoint
 from nas.config import Config
+from search_spaces.cell import CellSpace
+from supernet.cell import CellSizes, CellSupernet
+from supernet.plain import FixedSizes
+from supernet.supernet import Supernet
 from supernet.vit import ViTSupernet
 
 
-def make_supernet(config: Config) -> ViTSupernet:
+def make_supernet(config: Config) -> Supernet:
     """Initial weights, a function of the seed alone, on the CPU."""
     generator = torch.Generator().manual_seed(config.seed)
-    return ViTSupernet(config.space, config.fixed, config.source, generator=generator)
+    if isinstance(config.space, CellSpace):
+        return CellSupernet(config.space, cell_sizes(config), generator=generator)
+    return ViTSupernet(config.space, vit_sizes(config), config.source, generator=generator)
 
 
-def load_supernet(
-    config: Config, run: Path, warn: Callable[[str], None]
-) -> tuple[ViTSupernet, int]:
+def cell_sizes(config: Config) -> CellSizes:
+    return CellSizes(
+        in_chans=config.data.in_chans,
+        num_classes=config.data.num_classes,
+        channels=config.space.channels,
+        num_cells=config.space.num_cells,
+    )
+
+
+def vit_sizes(config: Config) -> FixedSizes:
+    data = config.data
+    return FixedSizes(
+        img_size=data.img_size,
+        patch_size=data.patch_size,
+        in_chans=data.in_chans,
+        num_classes=data.num_classes,
+        head_dim=config.space.head_dim,
+    )
+
+
+def load_supernet(config: Config, run: Path, warn: Callable[[str], None]) -> tuple[Supernet, int]:
     """The averaged weights of the last checkpoint, on the CPU, and the step that it was made at.
 
     Raises ValueError if nothing was trained.

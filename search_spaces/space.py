@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Protocol, TypeVar
 
-Option = int | float
+Option = int | float | str
 ArchT = TypeVar("ArchT")
 
 
@@ -28,6 +28,10 @@ class Space(Protocol[ArchT]):
 
         Raises ValueError that names the choice if `arch` lies outside the space.
         """
+        ...
+
+    def active(self, arch: ArchT) -> dict[str, Option]:
+        """As `encode`, without the choices that `arch` does not use."""
         ...
 
     def from_record(self, record: Mapping[str, object]) -> ArchT:

@@ -115,6 +115,14 @@ class ViTSpace:
         self.decode(values)  # raises for an option that the space does not have
         return values
 
+    def active(self, arch: ViTArch) -> dict[str, Option]:
+        unused = {
+            f"blocks.{block}.{name}"
+            for block in range(arch.depth, max(self.depth))
+            for name in PER_BLOCK
+        }
+        return {name: value for name, value in self.encode(arch).items() if name not in unused}
+
     def from_record(self, record: Mapping[str, object]) -> ViTArch:
         names = [field.name for field in fields(ViTArch)]
         if set(record) != set(names):

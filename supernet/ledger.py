@@ -1,15 +1,17 @@
 """Honest parameter counts of a subnet: what its files store and what it holds in memory."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from search_spaces.vit import ViTArch
-from supernet.plain import build
-from supernet.vit import ViTSupernet
+from supernet.supernet import Supernet
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Elements, not bytes. Sharing lowers only the first: not FLOPs, not memory at run time."""
+    """Elements, not bytes. Sharing lowers only the first: not FLOPs, not memory at run time.
+
+    The statistics of batch norms are no parameters: files hold them, only `resident` counts them.
+    """
 
     stored_factorised: int  # shared atoms once, adapters, and all that is not shared
     stored_merged: int  # one dense weight a layer
@@ -21,9 +23,9 @@ class Counts:
         return min(self.stored_factorised, self.stored_merged)
 
 
-def count(supernet: ViTSupernet, arch: ViTArch) -> Counts:
+def count(supernet: Supernet, arch: Any) -> Counts:
     factorised = sum(tensor.numel() for tensor in supernet.factorise(arch).values())
-    plain = build(arch, supernet.fixed, device="meta")
+    plain = supernet.build(arch, device="meta")
     merged = sum(parameter.numel() for parameter in plain.parameters())
     buffers = sum(buffer.numel() for buffer in plain.buffers())
     return Counts(factorised, merged, merged + buffers)

@@ -56,6 +56,21 @@ class WeightSource(nn.Module, ABC):
         `sizes` has (o, i) of each layer. A shared tensor is the bounding box of the layers' slices.
         """
 
+    @abstractmethod
+    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        """Gradients of what no other layer uses, views of the slices in use; absent ones left out.
+
+        Shared atoms are not among them: their gradient is a sum over layers.
+        """
+
+    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        """Those of `own_gradients` that the layer's rank decides about."""
+        return []
+
+    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        """Gradients of the atoms in use that layers share."""
+        return []
+
 
 class Coefficients(nn.Module, ABC):
     """How layers are mixed from atoms; `num_atoms` is the size of the dictionary."""
@@ -70,6 +85,16 @@ class Coefficients(nn.Module, ABC):
     @abstractmethod
     def factors(self, atoms: Tensor, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
         """As `WeightSource.factors`, from atoms (S, O, I)."""
+
+    @abstractmethod
+    def own_gradients(
+        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
+    ) -> list[Tensor]:
+        """As `WeightSource.own_gradients`, of the coefficients and of atoms (S, O, I)."""
+
+    @abstractmethod
+    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        """As `WeightSource.shared_gradients`, of atoms (S, O, I)."""
 
 
 class OneHot(Coefficients):
@@ -89,6 +114,14 @@ class OneHot(Coefficients):
         return {
             f"layers.{layer}.weight": atoms[layer, :o, :i] for layer, (o, i) in enumerate(sizes)
         }
+
+    def own_gradients(
+        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
+    ) -> list[Tensor]:
+        return gradient(atoms, layer, slice(o), slice(i))
+
+    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return []
 
 
 class Free(Coefficients):
@@ -117,6 +150,14 @@ class Free(Coefficients):
             "coefficients": self.coefficients[: len(sizes), : arch.num_atoms],
         }
 
+    def own_gradients(
+        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
+    ) -> list[Tensor]:
+        return gradient(self.coefficients, layer, slice(arch.num_atoms))
+
+    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return gradient(atoms, slice(arch.num_atoms), slice(o), slice(i))
+
 
 CoefficientsFactory = Callable[..., Coefficients]  # called with shape and generator
 SourceFactory = Callable[..., WeightSource]  # likewise
@@ -142,6 +183,12 @@ class Atoms(WeightSource):
 
     def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
         return self.coefficients.factors(self.atoms, sizes, arch)
+
+    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return self.coefficients.own_gradients(self.atoms, layer, o, i, arch)
+
+    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return self.coefficients.shared_gradients(self.atoms, o, i, arch)
 
 
 class Factors(WeightSource):
@@ -182,6 +229,17 @@ class Factors(WeightSource):
             factors[f"layers.{layer}.a"] = self.a[layer, :r, :i]
         return factors
 
+    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        r = arch.rank[layer]
+        if r == 0:
+            return []
+        return gradient(self.a, layer, slice(r), slice(i)) + gradient(
+            self.b, layer, slice(o), slice(r)
+        )
+
+    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return self.own_gradients(layer, o, i, arch)
+
 
 class Sum(WeightSource):
     """The sum of several sources: a dictionary with adapters, say."""
@@ -210,6 +268,20 @@ class Sum(WeightSource):
             for index, part in enumerate(self._sources())
             for name, tensor in part.factors(sizes, arch).items()
         }
+
+    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return [g for part in self._sources() for g in part.own_gradients(layer, o, i, arch)]
+
+    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return [g for part in self._sources() for g in part.rank_gradients(layer, o, i, arch)]
+
+    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
+        return [g for part in self._sources() for g in part.shared_gradients(o, i, arch)]
+
+
+def gradient(parameter: Tensor, *place: int | slice) -> list[Tensor]:
+    """The view parameter.grad[place] as the only entry; no entry where there is no gradient."""
+    return [] if parameter.grad is None else [parameter.grad[place]]
 
 
 def mix_atoms(coefficients: Tensor, atoms: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from supernet.entangled import (
     attend,
 )
 from supernet.plain import FixedSizes, build
-from supernet.sources import SourceFactory, SourceShape, WeightSource, below, merge
+from supernet.sources import SourceFactory, SourceShape, WeightSource, below, gradient, merge
+from supernet.supernet import Supernet
 
 ROLES = ("q", "k", "v", "o", "fc1", "fc2")
 NORM_EPS = 1e-6  # timm's
 
 
-class ViTSupernet(nn.Module):
+class ViTSupernet(Supernet):
     """Weights of a whole space; every subnet is a leading slice of them.
 
     `sources` maps each role to a factory of its weight source, called with `shape` and `generator`.
@@ -96,12 +97,10 @@ class ViTSupernet(nn.Module):
         sizes = role_sizes(arch, self.fixed.head_dim)
         return {role: self.linear(role).compose(sizes[role], arch) for role in ROLES}
 
-    def extract(self, arch: ViTArch) -> VisionTransformer:
-        """The plain model of a subnet, in eval mode, with copies of its weights."""
-        state = merge_subnet(self.factorise(arch), arch, self.fixed)
-        model = build(arch, self.fixed, device="meta")
-        model.load_state_dict(state, assign=True)
-        return model.eval()
+    def build(
+        self, arch: ViTArch, *, device: torch.device | str | None = None
+    ) -> VisionTransformer:
+        return build(arch, self.fixed, device=device)
 
     @torch.no_grad()
     def factorise(self, arch: ViTArch) -> dict[str, Tensor]:
@@ -117,6 +116,75 @@ class ViTSupernet(nn.Module):
                 factors = {f"layers.{layer}.weight": weight for layer, weight in enumerate(merged)}
             tensors |= {f"{role}.{name}": tensor for name, tensor in factors.items()}
         return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+    def merge(self, tensors: Mapping[str, Tensor], arch: ViTArch) -> dict[str, Tensor]:
+        return merge_subnet(tensors, arch, self.fixed)
+
+    def own_gradients(self, arch: ViTArch) -> dict[str, list[Tensor]]:
+        """Of `num_heads` and `mlp_ratio` what they size, of `depth` all that its last block adds.
+
+        A layer owns its biases, norms, adapters, coefficients and weights that no layer shares.
+        Shared atoms count for `num_atoms` alone: their gradients are sums over layers.
+        """
+        gradients = {"embed_dim": self.width_gradients(arch)}
+        gradients["depth"] = self.block_gradients(arch.depth - 1, arch)
+        sizes = role_sizes(arch, self.fixed.head_dim)
+        gradients["num_atoms"] = []
+        for role in ROLES:
+            box = max(o for o, _ in sizes[role]), max(i for _, i in sizes[role])
+            gradients["num_atoms"] += self.linear(role).source.shared_gradients(*box, arch)
+        for layer in range(arch.depth):
+            own = {role: self.role_gradients(role, layer, arch) for role in ROLES}
+            bias = {role: self.bias_gradient(role, layer, arch) for role in ROLES}
+            heads = own["q"] + own["k"] + own["v"] + own["o"]
+            gradients[f"blocks.{layer}.num_heads"] = bias["q"] + bias["k"] + bias["v"] + heads
+            gradients[f"blocks.{layer}.mlp_ratio"] = bias["fc1"] + own["fc1"] + own["fc2"]
+            gradients[f"blocks.{layer}.rank"] = [
+                adapter
+                for role in ROLES
+                for adapter in self.linear(role).source.rank_gradients(
+                    layer, *sizes[role][layer], arch
+                )
+            ]
+        return gradients
+
+    def width_gradients(self, arch: ViTArch) -> list[Tensor]:
+        """Of what has embed_dim's width alone: embeddings, norms and the classifier's weight."""
+        width, blocks = slice(arch.embed_dim), slice(arch.depth)
+        every = slice(None)
+        return [
+            *gradient(self.patch_embed.weight, width),
+            *gradient(self.patch_embed.bias, width),
+            *gradient(self.pos_embed.weight, every, every, width),
+            *self.norm_gradients(blocks, width),
+            *gradient(self.fc_norm.weight, 0, width),
+            *gradient(self.fc_norm.bias, 0, width),
+            *gradient(self.head.weight, every, width),
+        ]
+
+    def norm_gradients(self, layers: int | slice, width: slice) -> list[Tensor]:
+        return [
+            *gradient(self.norm1.weight, layers, width),
+            *gradient(self.norm1.bias, layers, width),
+            *gradient(self.norm2.weight, layers, width),
+            *gradient(self.norm2.bias, layers, width),
+        ]
+
+    def block_gradients(self, layer: int, arch: ViTArch) -> list[Tensor]:
+        """Of everything that one block owns."""
+        found = self.norm_gradients(layer, slice(arch.embed_dim))
+        for role in ROLES:
+            found += self.bias_gradient(role, layer, arch) + self.role_gradients(role, layer, arch)
+        return found
+
+    def bias_gradient(self, role: str, layer: int, arch: ViTArch) -> list[Tensor]:
+        o, _ = role_sizes(arch, self.fixed.head_dim)[role][layer]
+        return gradient(self.linear(role).bias, layer, slice(o))
+
+    def role_gradients(self, role: str, layer: int, arch: ViTArch) -> list[Tensor]:
+        """Of the weights that one layer of a role does not share."""
+        o, i = role_sizes(arch, self.fixed.head_dim)[role][layer]
+        return self.linear(role).source.own_gradients(layer, o, i, arch)
 
     def unshared(self, arch: ViTArch) -> dict[str, Tensor]:
         """Everything but the weights of the roles, by the plain model's names."""

@@ -34,6 +34,20 @@ TINY = (
 )
 
 
+# NAS-Bench-201's cells, as small as they can be; what is not named here is as in TINY.
+TINY_CELLS = (
+    "space=nasbench201",
+    "source=none",
+    "paths=uniform",
+    "distillation=none",
+    "space.channels=4",
+    "space.num_cells=1",
+    "train.opt=momentum",
+    "train.lr=0.05",
+    *(option for option in TINY if not option.startswith("space.")),
+)
+
+
 def size_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

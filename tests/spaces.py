@@ -2,11 +2,15 @@
 
 from functools import partial
 from random import Random
+from typing import TypeVar
 
 import torch
 from torch import Generator
 
-from search_spaces.vit import ViTArch, ViTSpace
+from search_spaces.cell import CellSpace
+from search_spaces.space import Space
+from search_spaces.vit import ViTSpace
+from supernet.cell import CellSizes, CellSupernet
 from supernet.plain import FixedSizes
 from supernet.sources import Atoms, Factors, Free, OneHot, SourceFactory, Sum
 from supernet.vit import ROLES, ViTSupernet
@@ -53,10 +57,26 @@ def make_supernet(source: str = "atoms_adapters", seed: int = 0) -> ViTSupernet:
     return supernet
 
 
-def some_archs(space: ViTSpace, count: int = 8, seed: int = 0) -> list[ViTArch]:
+CELLS = CellSpace(channels=3, num_cells=2)
+CELL_SIZES = CellSizes(in_chans=3, num_classes=5, channels=3, num_cells=2)
+
+
+def make_cells(seed: int = 0) -> CellSupernet:
+    """Nothing is zero, the classifier's biases among it."""
+    generator = Generator().manual_seed(seed)
+    supernet = CellSupernet(CELLS, CELL_SIZES, generator=generator)
+    with torch.no_grad():
+        supernet.head_bias.add_(torch.randn(5, generator=generator))
+    return supernet
+
+
+ArchT = TypeVar("ArchT")
+
+
+def some_archs(space: Space[ArchT], count: int = 8, seed: int = 0) -> list[ArchT]:
     generator = Random(seed)
     return [space.smallest(), space.largest(), *(space.sample(generator) for _ in range(count))]
 
 
-def some_images(count: int = 3, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, 6, 6, generator=Generator().manual_seed(seed))
+def some_images(count: int = 3, seed: int = 0, size: int = 6) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=Generator().manual_seed(seed))

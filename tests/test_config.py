@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from nas.config import Config, parse
+from nas.optimization import make_optimizer
 from nas.run import compose_config, conf_dir, flatten, resolve
 from nas.weights import make_supernet
 
@@ -17,7 +19,12 @@ FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/*.yam
 # What a file needs beside it, since it says so itself.
 NEEDS = {
     "data/image_folder": ["data.root=images", "data.num_classes=3"],
-    "paths/uniform": ["distillation=none"],
+    **{
+        f"paths/{name}": ["distillation=none"]
+        for name in ("uniform", "candidates", "importance", "published")
+    },
+    "space/nasbench201": ["source=none"],
+    "source/none": ["space=nasbench201"],
 }
 BASE = compose_config([])
 MISSING = object()
@@ -44,11 +51,13 @@ def refusal(key: str, value: Any) -> str:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_every_file_of_conf_makes_a_supernet(path: Path) -> None:
     group, name = path.parts[0], path.stem
-    small = [] if group == "space" else ["space.embed_dim=[16]", "space.depth=[1]"]
-    needs = NEEDS.get(f"{group}/{name}", [])
+    small = [] if group == "space" else ["space.embed_dim=[16]"]
     # The published spaces are large; one of their depths has every other option.
-    depth = ["space.depth=[2]"] if group == "space" else []
-    config = parse(compose_config([f"{group}={name}", *needs, *small, *depth]))
+    small.append("space.depth=[2]" if group == "space" else "space.depth=[1]")
+    needs = NEEDS.get(f"{group}/{name}", [])
+    if name == "nasbench201" or "space=nasbench201" in needs:
+        small = ["space.num_cells=1"]
+    config = parse(compose_config([f"{group}={name}", *needs, *small]))
     supernet = make_supernet(config)
     assert all(parameter.isfinite().all() for parameter in supernet.parameters())
 
@@ -342,3 +351,43 @@ def test_parse_leaves_the_raw_configuration_alone() -> None:
     config = parse(raw)
     assert isinstance(config, Config)
     assert raw == BASE
+
+
+# Cells
+
+CELLS = ["space=nasbench201", "source=none"]
+
+
+def test_a_source_of_cells_is_refused_as_it_has_no_effect() -> None:
+    message = (
+        r"^source must be empty for cells \(source=none\), got "
+        r"\['fc1', 'fc2', 'k', 'o', 'q', 'v'\]$"
+    )
+    with pytest.raises(ValueError, match=message):
+        parse(compose_config(["space=nasbench201"]))
+
+
+def test_a_vision_transformer_without_sources_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^source must have exactly the roles"):
+        parse(compose_config(["source=none"]))
+
+
+def test_images_of_cells_must_halve_twice() -> None:
+    folder = ["data=image_folder", "data.root=images", "data.num_classes=3"]
+    with pytest.raises(ValueError, match=r"^data\.img_size must be a multiple of 4 for cells, got"):
+        parse(compose_config([*CELLS, *folder, "data.img_size=30"]))
+
+
+def test_the_patch_size_binds_no_cells() -> None:
+    assert parse(compose_config([*CELLS, "data.patch_size=3"])).data.img_size == 8
+
+
+def test_the_cells_of_the_benchmark_are_trained_as_published() -> None:
+    config = parse(compose_config(["experiment=nasbench201"]))
+    assert (config.space.channels, config.space.num_cells) == (16, 5)
+    assert (config.data.name, config.data.mixup, config.data.cutmix) == ("cifar10", 0, 0)
+    optimizer = make_optimizer(config.train, make_supernet(config))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 2.5e-4]
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["nesterov"], group["lr"]) == (0.9, False, 0.05)

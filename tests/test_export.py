@@ -21,8 +21,7 @@ from nas.model_card import model_card
 from nas.outcomes import NotEqual
 from nas.weights import load_supernet
 from search_spaces.vit import ViTArch
-from supernet.plain import FixedSizes
-from supernet.vit import ViTSupernet, merge_subnet
+from supernet.supernet import Supernet
 from tests.runs import Record, config_of, search_of, use_paper_device
 
 # Its two layers share one atom, so that the factorised file is the smaller one.
@@ -57,7 +56,7 @@ def subnet(exported: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def supernet(exported: Path) -> ViTSupernet:
+def supernet(exported: Path) -> Supernet:
     return load_supernet(config_of(exported), exported, pytest.fail)[0]
 
 
@@ -92,22 +91,22 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
-PROGRAMS: dict[str, Callable[[Path, ViTArch, FixedSizes], Callable[[Tensor], Tensor]]] = {
-    "model.safetensors": lambda path, arch, fixed: load_plain(load_file(path), arch, fixed),
-    "factorised.safetensors": lambda path, arch, fixed: load_plain(
-        merge_subnet(load_file(path), arch, fixed), arch, fixed
+PROGRAMS: dict[str, Callable[[Path, Supernet, Any], Callable[[Tensor], Tensor]]] = {
+    "model.safetensors": lambda path, supernet, arch: load_plain(load_file(path), supernet, arch),
+    "factorised.safetensors": lambda path, supernet, arch: load_plain(
+        supernet.merge(load_file(path), arch), supernet, arch
     ),
-    "model.pt2": lambda path, arch, fixed: torch.export.load(path).module(),
-    "model.onnx": lambda path, arch, fixed: onnx_program(path),
+    "model.pt2": lambda path, supernet, arch: torch.export.load(path).module(),
+    "model.onnx": lambda path, supernet, arch: onnx_program(path),
 }
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_every_file_computes_what_the_supernet_computes_at_any_batch_size(
-    subnet: Path, supernet: ViTSupernet, arch: ViTArch, name: str
+    subnet: Path, supernet: Supernet, arch: ViTArch, name: str
 ) -> None:
     assert json.loads((subnet / "arch.json").read_text()) == ARCH
-    program = PROGRAMS[name](subnet / name, arch, supernet.fixed)
+    program = PROGRAMS[name](subnet / name, supernet, arch)
     for count in (1, 5):
         with torch.no_grad():
             torch.testing.assert_close(
@@ -152,7 +151,7 @@ def test_the_readme_says_what_the_card_holds(subnet: Path, card: Record) -> None
 
 
 def test_the_snippets_of_the_readme_run(
-    subnet: Path, supernet: ViTSupernet, arch: ViTArch, monkeypatch: pytest.MonkeyPatch
+    subnet: Path, supernet: Supernet, arch: ViTArch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(subnet)
     first, second = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
@@ -211,20 +210,20 @@ def test_a_budget_that_the_new_measurement_breaks_is_said_to_be_broken(
 
 @pytest.mark.parametrize("name", [name for name in TOLERANCES if name.endswith("safetensors")])
 def test_a_wrong_weight_is_found(
-    subnet: Path, supernet: ViTSupernet, arch: ViTArch, tmp_path: Path, name: str
+    subnet: Path, supernet: Supernet, arch: ViTArch, tmp_path: Path, name: str
 ) -> None:
     folder = Path(shutil.copytree(subnet, tmp_path / "subnet"))
     state = load_file(folder / name)
     state["head.bias"][3] += 1e-3
     save_file(state, folder / name)
     with pytest.raises(NotEqual, match=f"^{name} differs"):
-        compare(folder, supernet, arch, images(3))
+        compare(folder, supernet, supernet.extract(arch), arch, images(3))
 
 
 @pytest.mark.parametrize("program", ["torch.export.load", "onnx_program"])
 def test_a_program_that_computes_something_else_is_found(
     subnet: Path,
-    supernet: ViTSupernet,
+    supernet: Supernet,
     arch: ViTArch,
     program: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -240,7 +239,7 @@ def test_a_program_that_computes_something_else_is_found(
     monkeypatch.setattr(f"nas.export.{program}", lambda path: Wrong())
     name = "model.onnx" if program == "onnx_program" else "model.pt2"
     with pytest.raises(NotEqual, match=f"^{name} differs"):
-        compare(subnet, supernet, arch, images(3))
+        compare(subnet, supernet, supernet.extract(arch), arch, images(3))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,61 +1,78 @@
-"""The contract of a search space, which every space runs through, and what ViTs add to it."""
+"""The contract of a search space, which every space runs through, and what ViTs add to it.
+
+What cells add to it is in test_cell.py.
+"""
 
 import json
 from collections import Counter
 from dataclasses import asdict
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 
-from search_spaces.vit import ViTArch, ViTSpace
+from search_spaces.cell import CellSpace
+from search_spaces.space import Space
+from search_spaces.vit import ViTSpace
 from tests.spaces import make_space
 
 TINY = ViTSpace(embed_dim=[8, 16], depth=[1, 2], num_heads=[1, 2], mlp_ratio=[2, 2.5], rank=[0, 3])
-SPACES = {"tiny": TINY, "odd": make_space(), "own": make_space("own")}
+TINY_CELLS = CellSpace(operations=["none", "nor_conv_3x3"])
+SPACES: dict[str, Space[Any]] = {
+    "tiny": TINY,
+    "odd": make_space(),
+    "own": make_space("own"),
+    "cells": CellSpace(),
+    "tiny_cells": TINY_CELLS,
+}
 
 
 @pytest.fixture(params=SPACES, name="space")
-def space_fixture(request: pytest.FixtureRequest) -> ViTSpace:
+def space_fixture(request: pytest.FixtureRequest) -> Space[Any]:
     return SPACES[request.param]
 
 
-def test_encode_is_undone_by_decode(space: ViTSpace) -> None:
+def test_encode_is_undone_by_decode(space: Space[Any]) -> None:
     generator = Random(1)
     for arch in [space.smallest(), space.largest(), *(space.sample(generator) for _ in range(50))]:
         assert space.decode(space.encode(arch)) == arch
         assert list(space.encode(arch)) == list(space.choices())
 
 
-def test_a_json_record_describes_the_same_architecture(space: ViTSpace) -> None:
+def test_a_json_record_describes_the_same_architecture(space: Space[Any]) -> None:
     arch = space.sample(Random(2))
     assert space.from_record(json.loads(json.dumps(asdict(arch)))) == arch
 
 
-def test_same_seed_samples_the_same_architectures(space: ViTSpace) -> None:
-    def draw() -> list[ViTArch]:
+def test_same_seed_samples_the_same_architectures(space: Space[Any]) -> None:
+    def draw() -> list[Any]:
         generator = Random(3)
         return [space.sample(generator) for _ in range(20)]
 
     assert draw() == draw()
 
 
-def test_smallest_and_largest_bound_every_dimension(space: ViTSpace) -> None:
+def test_smallest_and_largest_bound_every_dimension(space: Space[Any]) -> None:
+    options = space.choices()
     small, large = space.encode(space.smallest()), space.encode(space.largest())
     generator = Random(4)
     for _ in range(50):
-        values = space.encode(space.sample(generator))
-        for name, value in values.items():
-            assert small[name] <= value <= max(large[name], small[name])
+        for name, value in space.encode(space.sample(generator)).items():
+            first, place, last = (
+                options[name].index(v[name]) for v in (small, {name: value}, large)
+            )
+            assert first <= place <= max(first, last)
 
 
-def test_num_archs_counts_what_all_assignments_decode_to() -> None:
-    choices = TINY.choices()
+@pytest.mark.parametrize("space", [TINY, TINY_CELLS], ids=["tiny", "tiny_cells"])
+def test_num_archs_counts_what_all_assignments_decode_to(space: Space[Any]) -> None:
+    choices = space.choices()
     archs = {
-        TINY.decode(dict(zip(choices, values, strict=True)))
+        space.decode(dict(zip(choices, values, strict=True)))
         for values in product(*choices.values())
     }
-    assert TINY.num_archs() == len(archs)
+    assert space.num_archs() == len(archs)
 
 
 def test_each_choice_is_drawn_uniformly() -> None:

@@ -1,8 +1,10 @@
 """A subnet of the supernet is the plain model that is extracted from it, and no more than its slice
-is trained. Every weight source runs through the same tests."""
+is trained. Every family of supernets and every weight source runs through the same tests."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -10,16 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from search_spaces.space import Space
 from search_spaces.vit import ViTArch, ViTSpace
+from supernet.batch_norm import batch_statistics
 from supernet.ledger import count
 from supernet.plain import build
 from supernet.sources import SourceFactory, below, merge
-from supernet.vit import ROLES, ViTSupernet, merge_subnet, role_sizes
+from supernet.supernet import Supernet
+from supernet.vit import ROLES, ViTSupernet, role_sizes
 from tests.spaces import (
     ADAPTERS,
+    CELLS,
     FIXED,
     OWN,
     SOURCES,
+    make_cells,
     make_space,
     make_supernet,
     some_archs,
@@ -32,16 +39,33 @@ def source_fixture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_extracted_subnet_equals_the_supernet(source: str) -> None:
-    supernet, images = make_supernet(source), some_images()
-    for arch in some_archs(make_space(source)):
-        assert_close(supernet.extract(arch)(images), supernet(images, arch), atol=1e-5, rtol=0)
+@dataclass(frozen=True)
+class Family:
+    """One kind of supernet, freshly made, with what it is called with."""
+
+    space: Space[Any]
+    supernet: Supernet
+    images: Tensor
 
 
-def test_extraction_copies(source: str) -> None:
-    supernet, images = make_supernet(source), some_images()
-    arch = make_space(source).largest()
-    plain = supernet.extract(arch)
+@pytest.fixture(params=[*SOURCES, "cells"], name="family")
+def family_fixture(request: pytest.FixtureRequest) -> Family:
+    if request.param == "cells":
+        return Family(CELLS, make_cells(), some_images(size=8))
+    return Family(make_space(request.param), make_supernet(request.param), some_images())
+
+
+def test_the_extracted_subnet_equals_the_supernet(family: Family) -> None:
+    supernet, images = family.supernet, family.images
+    for arch in some_archs(family.space):
+        plain = supernet.extract(arch)
+        with batch_statistics(plain):
+            assert_close(plain(images), supernet(images, arch), atol=1e-5, rtol=0)
+
+
+def test_extraction_copies(family: Family) -> None:
+    supernet, images = family.supernet, family.images
+    plain = supernet.extract(family.space.largest())
     before = plain(images)
     with torch.no_grad():
         for parameter in supernet.parameters():
@@ -50,27 +74,33 @@ def test_extraction_copies(source: str) -> None:
 
 
 def test_the_factorised_file_merges_into_the_plain_model_to_the_bit(
-    source: str, tmp_path: object
+    family: Family, tmp_path: object
 ) -> None:
-    supernet = make_supernet(source)
-    for arch in some_archs(make_space(source), count=3):
+    supernet = family.supernet
+    for arch in some_archs(family.space, count=3):
         path = f"{tmp_path}/factorised.safetensors"
         save_file(supernet.factorise(arch), path)
-        merged = merge_subnet(load_file(path), arch, FIXED)
+        merged = supernet.merge(load_file(path), arch)
         expected = supernet.extract(arch).state_dict()
         assert merged.keys() == expected.keys()
         assert all(torch.equal(merged[name], expected[name]) for name in expected)
 
 
-def test_the_ledger_counts_the_elements_of_the_saved_files(source: str, tmp_path: object) -> None:
-    supernet = make_supernet(source)
-    for arch in some_archs(make_space(source)):
+def test_the_ledger_counts_the_elements_of_the_saved_files(
+    family: Family, tmp_path: object
+) -> None:
+    supernet = family.supernet
+    for arch in some_archs(family.space):
         counts = count(supernet, arch)
         path = f"{tmp_path}/weights.safetensors"
         save_file(supernet.factorise(arch), path)
         assert counts.stored_factorised == elements(load_file(path))
-        save_file(supernet.extract(arch).state_dict(), path)
-        assert counts.stored_merged == counts.resident == elements(load_file(path))
+        plain = supernet.extract(arch)
+        save_file(plain.state_dict(), path)
+        statistics = elements(dict(plain.named_buffers()))
+        assert counts.resident == elements(load_file(path))
+        assert counts.stored_merged == counts.resident - statistics
+        assert (statistics > 0) is (family.space is CELLS)
         assert counts.params == min(counts.stored_factorised, counts.stored_merged)
 
 
@@ -173,6 +203,82 @@ def used_parts(supernet: ViTSupernet, arch: ViTArch) -> dict[str, Tensor]:
                 own = supernet.linear(role).source.dimensions == frozenset()
                 mask[slice(layer, layer + 1) if own else slice(arch.num_atoms), :o, :i] = True
     return used
+
+
+def test_each_choices_gradients_are_views_of_the_supernets(family: Family) -> None:
+    supernet = family.supernet
+    for arch in some_archs(family.space):
+        supernet.zero_grad()
+        assert not any(supernet.own_gradients(arch).values())
+        supernet(family.images, arch).square().sum().backward()
+        found = supernet.own_gradients(arch)
+        assert found.keys() == family.space.active(arch).keys()
+        grads = [p.grad for p in supernet.parameters() if p.grad is not None]
+        storages = {grad.untyped_storage().data_ptr() for grad in grads}
+        for gradient in (gradient for own in found.values() for gradient in own):
+            assert gradient.untyped_storage().data_ptr() in storages
+
+
+def places(gradients: list[Tensor]) -> set[tuple[int, torch.Size, tuple[int, ...]]]:
+    """Where each view lies."""
+    return {(grad.data_ptr(), grad.shape, grad.stride()) for grad in gradients}
+
+
+def after_a_pass(source: str) -> tuple[ViTSupernet, ViTArch, dict[str, Tensor]]:
+    """A supernet after a backward pass of two blocks, with all of its gradients by name."""
+    supernet = make_supernet(source)
+    ranks = (1, 0) if "adapters" in source else (0, 0)
+    atoms = 1 if "atoms" in source else 0
+    arch = ViTArch(embed_dim=13, num_heads=(2, 1), mlp_ratio=(3, 1.5), rank=ranks, num_atoms=atoms)
+    supernet(some_images(), arch).square().sum().backward()
+    grads = {n: p.grad for n, p in supernet.named_parameters() if p.grad is not None}
+    return supernet, arch, grads
+
+
+def test_choices_own_what_they_size_where_weights_are_a_layers_own() -> None:
+    supernet, arch, grads = after_a_pass("own")
+    found = {name: places(own) for name, own in supernet.own_gradients(arch).items()}
+    bias = {role: grads[f"linears.{role}.bias"] for role in ROLES}
+    atoms = {role: grads[f"linears.{role}.source.atoms"] for role in ROLES}
+    heads = [grad[1, :7] for role, grad in bias.items() if role in ("q", "k", "v")]
+    heads += [atoms[role][1, :7, :13] for role in ("q", "k", "v")] + [atoms["o"][1, :13, :7]]
+    assert found["blocks.1.num_heads"] == places(heads)
+    hidden = [bias["fc1"][1, :19], atoms["fc1"][1, :19, :13], atoms["fc2"][1, :13, :19]]
+    assert found["blocks.1.mlp_ratio"] == places(hidden)
+    norms = [f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")]
+    back = [bias["o"][1, :13], bias["fc2"][1, :13], *(grads[norm][1, :13] for norm in norms)]
+    assert found["depth"] == places(heads + hidden + back)
+    width = [grads[norm][:2, :13] for norm in norms]
+    width += [grads["fc_norm.weight"][0, :13], grads["fc_norm.bias"][0, :13]]
+    width += [grads["patch_embed.weight"][:13], grads["patch_embed.bias"][:13]]
+    width += [grads["pos_embed.weight"][..., :13], grads["head.weight"][:, :13]]
+    assert found["embed_dim"] == places(width)
+    assert found["num_atoms"] == found["blocks.0.rank"] == found["blocks.1.rank"] == set()
+
+
+def test_shared_atoms_count_for_their_number_and_adapters_for_their_rank() -> None:
+    supernet, arch, grads = after_a_pass("atoms_adapters")
+    found = {name: places(own) for name, own in supernet.own_gradients(arch).items()}
+    part = "linears.{}.source.parts.{}"
+    roles = {"q": (14, 13), "k": (14, 13), "v": (14, 13), "fc1": (39, 13), "fc2": (13, 39)}
+    box = [
+        grads[part.format(role, "0.atoms")][:1, :o, :i] for role, (o, i) in roles.items()
+    ]  # of both blocks
+    assert found["num_atoms"] == places(box)
+    adapters = {
+        role: [
+            grads[part.format(role, "1.a")][0, :1, :i],
+            grads[part.format(role, "1.b")][0, :o, :1],
+        ]
+        for role, (o, i) in roles.items()
+    }
+    assert found["blocks.0.rank"] == places([grad for own in adapters.values() for grad in own])
+    assert found["blocks.1.rank"] == set()
+    coefficients = part.format("fc1", "0.coefficients.coefficients")
+    hidden = [grads["linears.fc1.bias"][0, :39], grads[coefficients][0, :1]]
+    hidden += [grads[part.format("fc2", "0.coefficients.coefficients")][0, :1]]
+    hidden += adapters["fc1"] + adapters["fc2"]
+    assert found["blocks.0.mlp_ratio"] == places(hidden)
 
 
 def test_initial_weights_are_a_function_of_the_generator() -> None:

@@ -61,8 +61,25 @@ def describe_arch(arch: object) -> str:
         return text(arch)
     parts = []
     for name, value in arch.items():
-        parts.append(f"{text(name)} {sizes(value)}")
+        known = cell_text(value) if name == "operations" else ""
+        parts.append(f"cell {known}" if known else f"{text(name)} {sizes(value)}")
     return ", ".join(parts)
+
+
+def cell_operations(arch: object) -> dict[tuple[int, int], str]:
+    """The operation, escaped, from node i to node j of a cell; empty for anything else."""
+    edges = [(i, j) for j in range(1, 4) for i in range(j)]
+    operations = arch.get("operations") if isinstance(arch, dict) else None
+    if not isinstance(operations, list) or len(operations) != len(edges):
+        return {}
+    return {edge: text(op) for edge, op in zip(edges, operations, strict=True)}
+
+
+def cell_text(operations: object) -> str:
+    """NAS-Bench-201's notation of a cell, |op~0|+|op~0|op~1|+...; empty for anything else."""
+    edges = cell_operations({"operations": operations})
+    nodes = ["".join(f"{op}~{i}|" for (i, j), op in edges.items() if j == to) for to in (1, 2, 3)]
+    return "+".join(f"|{node}" for node in nodes) if edges else ""
 
 
 def sizes(value: object) -> str:

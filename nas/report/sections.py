@@ -14,8 +14,11 @@ from nas.report.figures import (
     probe_figure,
 )
 from nas.report.formatting import (
+    DASH,
     Record,
     absent,
+    cell_operations,
+    cell_text,
     definitions,
     distinct,
     finite,
@@ -158,7 +161,7 @@ def latency_row(
     arch = part(record, "arch")
     return bool(role), [
         f'<span class="role">{text(role)}</span>' if role else "",
-        *(sizes(arch.get(field)) for field in fields),
+        *(cell_text(arch.get(field)) or sizes(arch.get(field)) for field in fields),
         percent(top1),
         number(record.get("ratio")),
         span(record.get("ratio_low"), record.get("ratio_high")),
@@ -192,6 +195,8 @@ def architecture(files: RunFiles) -> str:
     title = "The chosen architecture"
     if arch is None:
         return section(title, absent(f"No subnet is chosen: {files.command('search')} chooses."))
+    if cell_operations(arch):
+        return section(title, cell_table(arch, largest))
     if not can_draw(arch):
         return section(title, absent("There is no picture for this family of architectures."))
     outline = can_draw(largest)
@@ -200,6 +205,20 @@ def architecture(files: RunFiles) -> str:
     )
     picture = arch_picture(arch, largest if outline else arch)
     return section(title, f'<p class="soft">{caption}</p><div class="picture">{picture}</div>')
+
+
+def cell_table(arch: Record, largest: object) -> str:
+    """The operations of a cell, an edge a row, beside the largest one's."""
+    whole = cell_operations(largest)
+    rows = [
+        (False, [f"{i} \u2192 {j}", op, whole.get((i, j), DASH)])
+        for (i, j), op in cell_operations(arch).items()
+    ]
+    caption = (
+        f"<code>{cell_text(arch['operations'])}</code>: the cell's input is node 0, its output is "
+        "node 3, and each node is the sum of its edges."
+    )
+    return f"<p>{caption}</p>{table(['edge', 'operation', 'largest'], rows, 3)}"
 
 
 def counts(files: RunFiles) -> str:
@@ -224,7 +243,8 @@ def counts(files: RunFiles) -> str:
     caption = (
         "Sharing weights makes the file smaller; it does not reduce FLOPs: every layer still "
         "multiplies by a weight of its full size. A budget on parameters bounds the smaller of the "
-        "two stored counts."
+        "two stored counts. Statistics of batch norms are no parameters: only the resident count "
+        "has them."
     )
     head = ["parameters", "chosen", "largest", "chosen of largest"]
     return section(title, f"<p>{caption}</p>{table(head, rows, 1)}")

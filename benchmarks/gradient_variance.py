@@ -1,0 +1,211 @@
+"""How much less the gradient's estimate varies when paths and examples are drawn by importance.
+
+Two supernets are trained with both samplings: the digits ViT, and NAS-Bench-201 cells on CIFAR-10
+images. After one third, two thirds and all of the training the weights are held fixed, and the
+trace of the covariance of the gradient's estimate is measured over draws of (path, batch): uniform,
+paths by importance, examples by importance, both, PA&DA as published, and examples with
+probabilities proportional to their true gradient norms (root mean square over uniform paths).
+Figures are ratios over uniform draws, at equally many draws of equally large batches; no way needs
+a further pass. The FLOPs of the paths drawn, over uniform's, stand beside them.
+Command: python benchmarks/gradient_variance.py. Last line: JSON.
+"""
+
+import argparse
+import json
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cifar10 import PACKED, unpack
+from nas.config import Config, parse
+from nas.data import Batch, ImageData, load
+from nas.gradient_variance import Draws, gradient_variances
+from nas.run import compose_config
+from nas.training import Training
+from supernet.data_importance import draw_systematic
+from supernet.sampling import PathSampler, UniformData, UniformPaths
+
+IMAGES_PER_CLASS = 500  # of CIFAR-10, so that true norms can be had of every example
+COMMON = ("distillation=none", "train.device=cpu", "train.ema_decay=0.99", "seed=0")
+FAMILIES = {
+    "vit": ("train.label_smoothing=0",),
+    "nasbench201": (
+        "experiment=nasbench201",
+        "data=image_folder",
+        "data.num_classes=10",
+        "data.img_size=16",
+        "data.shift=2",
+        "data.mixup=0",
+        "data.cutmix=0",
+        "data.loader=resident",
+        "data.batch_size=64",
+        "space.channels=8",
+        "space.num_cells=1",
+        "train.epochs=60",
+        "train.lr=0.1",
+    ),
+}
+OURS = {
+    "vit": ("paths=importance", "examples=importance"),
+    "nasbench201": ("paths=candidates", "paths.interactions=true", "examples=importance"),
+}
+PUBLISHED = ("paths=published", "examples=published")
+STAGES = {"one_third": 1 / 3, "two_thirds": 2 / 3, "end": 1.0}
+WAYS = ("path", "data", "both", "published", "optimum")
+
+
+class Optimum(UniformData):
+    """Examples with given probabilities, weighted: what no sampler can know without cost."""
+
+    def __init__(self, probabilities: Tensor) -> None:
+        super().__init__(num_examples=len(probabilities))
+        self.probabilities = probabilities
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        indices = draw_systematic(self.probabilities, generator)
+        return indices, (1 / (self.num_examples * self.probabilities[indices])).float()
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    found = {family: measure_family(family, options) for family in options.families}
+    print(json.dumps(found))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cifar10", type=Path, default=PACKED, help="cifar10_jpeg.npz")
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--draws", type=int, default=400, help="gradients a way and stage")
+    parser.add_argument("--norm-paths", type=int, default=3, help="paths for the true norms")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def measure_family(family: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    overrides = [*FAMILIES[family], *COMMON]
+    if family == "nasbench201":
+        folder = Path(tempfile.gettempdir(), f"cifar10_{IMAGES_PER_CLASS}")
+        overrides.append(f"data.root={unpack(options.cifar10, folder, IMAGES_PER_CLASS)}")
+    config = parse(compose_config([*overrides, *OURS[family]]))
+    published = parse(compose_config([*overrides, *PUBLISHED]))
+    data = load(config.data, seed=config.seed, device=torch.device("cpu"))
+    training = Training(config, torch.device("cpu"), data.num_train)
+    stages = {round(share * training.config.train.epochs): name for name, share in STAGES.items()}
+    found = {}
+    for epoch in range(1, config.train.epochs + 1):
+        for batch in training.epoch_batches(data):
+            loss = training.train_step(batch)["loss"]
+        if epoch in stages:
+            print(f"{family} {stages[epoch]}: epoch {epoch}, last loss {loss:.3f}", flush=True)
+            found[stages[epoch]] = measure_stage(training, published, data, epoch, options)
+    return found
+
+
+def measure_stage(
+    training: Training, published: Config, data: ImageData, epoch: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """Ratios by way; the training goes on afterwards as if nothing had been."""
+    epochs, space = training.config.train.epochs, training.config.space
+    paths, examples = deepcopy(training.paths), deepcopy(training.data_sampler)
+    # What the next epoch would begin with.
+    paths.begin_epoch(epoch, epochs)
+    examples.draw_epoch(torch.Generator(), epoch, epochs)
+    uniform = UniformPaths(space=space), UniformData(num_examples=data.num_train)
+    theirs = observe_epoch(training, published, data, epoch)
+    norms = true_norms(training, data, options.norm_paths)
+    ways = {
+        "uniform": uniform,
+        "path": (paths, uniform[1]),
+        "data": (uniform[0], examples),
+        "both": (paths, examples),
+        "published": (theirs.paths, theirs.data_sampler),
+        "optimum": (uniform[0], Optimum(norms / norms.sum())),
+    }
+    draws = {name: Draws.seeded(*way, 1000 * epoch) for name, way in ways.items()}
+    moments = gradient_variances(training, data, draws, options.draws)
+    base = moments["uniform"].variance
+    print({**paths.figures(), **examples.figures()}, flush=True)
+    mean_flops = flops_of(training, uniform[0], data)
+    for name in ("path", "published"):
+        share = flops_of(training, ways[name][0], data) / mean_flops
+        print(f"  FLOPs of a path drawn, over uniform's: {name} {share:.3f}", flush=True)
+    ratios = {name: round(moments[name].variance / base, 4) for name in WAYS}
+    print(f"  variance of {options.draws} draws over uniform's: {ratios}", flush=True)
+    return ratios
+
+
+def observe_epoch(training: Training, published: Config, data: ImageData, epoch: int) -> Training:
+    """The published samplers after one epoch at these weights: they forget all that was before."""
+    theirs = Training(published, training.device, data.num_train)
+    theirs.supernet.load_state_dict(training.supernet.state_dict())
+    theirs.step = (epoch - 1) * theirs.steps_per_epoch
+    for batch in theirs.epoch_batches(data):
+        theirs.learn(batch, theirs.paths.draw(theirs.path_generator))
+        theirs.step += 1
+    theirs.paths.begin_epoch(epoch, theirs.config.train.epochs)
+    theirs.data_sampler.draw_epoch(torch.Generator(), epoch, theirs.config.train.epochs)
+    return theirs
+
+
+def true_norms(training: Training, data: ImageData, num_paths: int) -> Tensor:
+    """Root mean square (n,) over uniform paths of each example's gradient norm.
+
+    The gradient is that of the example's own loss within a batch, whose statistics it shares.
+    """
+    generator, space = Random(0), training.config.space
+    squares = torch.zeros(data.num_train, dtype=torch.float64)
+    order = torch.randperm(data.num_train, generator=torch.Generator().manual_seed(0))
+    size = training.config.data.batch_size
+    for arch in [space.sample(generator) for _ in range(num_paths)]:
+        # The last batch is filled from the front, so that every example is in one.
+        filled = torch.cat([order, order[: -len(order) % size]])
+        for batch in data.train_batches(filled, batch_size=size, seed=0):
+            squares[batch.indices] = squares[batch.indices] + batch_squares(training, batch, arch)
+    return (squares / num_paths).sqrt()
+
+
+def batch_squares(training: Training, batch: Batch, arch: Any) -> Tensor:
+    smoothing = training.config.train.label_smoothing
+    losses = torch.nn.functional.cross_entropy(
+        training.supernet(batch.images, arch),
+        batch.targets,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    squares = []
+    for loss in losses:
+        gradients = torch.autograd.grad(
+            loss, training.parameters, retain_graph=True, allow_unused=True
+        )
+        norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
+        squares.append(torch.stack(norms).double().square().sum())
+    return torch.stack(squares)
+
+
+def flops_of(training: Training, paths: PathSampler, data: ImageData, num_paths: int = 50) -> float:
+    """Mean FLOPs of an image's forward pass over drawn paths."""
+    generator = Random(0)
+    data_config = training.config.data
+    image = torch.zeros(
+        1, data_config.in_chans, data_config.img_size, data_config.img_size, device="meta"
+    )
+    total = 0
+    for _ in range(num_paths):
+        (path,) = paths.draw(generator)
+        model = training.supernet.build(path.arch, device="meta").eval()
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+        total += counter.get_total_flops()
+    return total / num_paths
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a supernet says of an architecture: its accuracy on val with the shared weights."""
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, nn
+
+from nas.config import Config, RankConfig
+from nas.data import ImageData, load
+from nas.evaluate import Accuracy, evaluate
+from supernet.batch_norm import batch_norms, calibrate
+from supernet.distillation import cross_entropy
+from supernet.supernet import Supernet
+
+
+def load_unmixed(config: Config, device: torch.device) -> ImageData:
+    """The run's data without mixup and cutmix, whose images would shift the statistics of norms."""
+    return load(replace(config.data, mixup=0.0, cutmix=0.0), seed=config.seed, device=device)
+
+
+def score(settings: RankConfig, supernet: Supernet, arch: object, data: ImageData) -> Accuracy:
+    """Accuracy on val, with the statistics of batch norms that `rank.batch_norm` asks for.
+
+    The supernet must be on the data's device; it is put into eval mode.
+    """
+    if settings.batch_norm == "batch":
+        return evaluate_within(supernet, arch, data, batch_size=settings.batch_size)
+    device = next(supernet.parameters()).device
+    model = supernet.extract(arch).to(device)
+    calibrate_norms(
+        model,
+        data,
+        batch_size=settings.batch_size,
+        num_batches=settings.calibration,
+        seed=settings.seed,
+    )
+    return evaluate(model, data, "val", batch_size=settings.batch_size)
+
+
+@torch.inference_mode()
+def evaluate_within(
+    supernet: Supernet, arch: object, data: ImageData, *, batch_size: int
+) -> Accuracy:
+    """Accuracy on val of a subnet that is not extracted, whose batch norms thus use each batch.
+
+    Batches are equal, of at most `batch_size` images, since statistics depend on their size; the
+    few images at the end that fill none are left out.
+    """
+    supernet.eval()
+    size = equal_size(data.num_examples("val"), batch_size)
+    hits, loss, seen = 0, 0.0, 0
+    for batch in data.eval_batches("val", size):
+        if len(batch.targets) == size:
+            logits = supernet(batch.images, arch)
+            hits += int((logits.argmax(1) == batch.targets).sum())
+            loss += float(cross_entropy(logits, batch.targets).sum())
+            seen += size
+    return Accuracy("val", hits / seen, loss / seen, seen)
+
+
+def scoring_batch_size(settings: RankConfig, data: ImageData) -> int:
+    """The images of a val batch, by which batch statistics, where they are used, are taken."""
+    if settings.batch_norm == "batch":
+        return equal_size(data.num_examples("val"), settings.batch_size)
+    return settings.batch_size
+
+
+def equal_size(count: int, largest: int) -> int:
+    """The size of as few equal batches as hold `count` images, but for fewer than one a batch."""
+    return count // -(-count // largest)
+
+
+def calibrate_norms(
+    model: nn.Module, data: ImageData, *, batch_size: int, num_batches: int, seed: int
+) -> None:
+    """Estimates batch norms' statistics on augmented training images, the same for every model."""
+    if not batch_norms(model):
+        return
+    size = min(batch_size, data.num_train)
+    order = torch.randperm(data.num_train, generator=Generator().manual_seed(seed))
+    batches = data.train_batches(order[: num_batches * size], batch_size=size, seed=seed)
+    calibrate(model, (batch.images for batch in batches))

@@ -1,0 +1,51 @@
+"""Statistics of batch norms: a plain subnet has none until they are estimated on images."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimates each norm's statistics as the mean over batches of images (B, C, H, W).
+
+    Leaves the model in eval mode. Without it the shared weights' statistics fit no subnet: Yu &
+    Huang, 2019, https://arxiv.org/abs/1903.05134, and Guo et al., 2019,
+    https://arxiv.org/abs/1904.00420.
+    """
+    norms = batch_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+        norm.train()
+    for images in batches:
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Lets each norm use the statistics of the batch, as in the supernet; its own are kept."""
+    norms = batch_norms(model)
+    tracked = [norm.track_running_stats for norm in norms]
+    training = [norm.training for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, tracks, trains in zip(norms, tracked, training, strict=True):
+            norm.track_running_stats = tracks
+            norm.train(trains)
