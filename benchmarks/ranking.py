@@ -2,8 +2,9 @@
 
 NAS-Bench-201 supernets on CIFAR-10 images, trained with uniform paths and examples, with PA&DA as
 published, and with ours, at equal gradient steps; each with seeds 0, 1 and 2. Kendall's tau-b with
-the benchmark's test accuracies over the cells of ranking_cells.txt, drawn at random once, averaged
-over the weights at the end of the last epochs. Resumable: what is done in the work folder is kept.
+the benchmark's test accuracies over the cells of ranking_cells.txt, drawn at random once, by the
+val top-1 of the averaged weights at the end of training. Resumable: what is done in the work folder
+is kept.
 Command: python benchmarks/ranking.py --size small. Last line: JSON.
 """
 
@@ -36,7 +37,8 @@ SIZES = {
         "data.batch_size=64",
         "data.val_fraction=0.05",
         "train.lr=0.2",
-        "train.epochs=60",
+        "train.precision=fp32",
+        "train.epochs=20",
     ),
     "full": ("data.shift=4", "data.val_fraction=0.05"),
 }
@@ -48,7 +50,7 @@ COMMON = (
     "data.loader=resident",
     "data.mixup=0",
     "data.cutmix=0",
-    "train.snapshots=3",
+    "train.snapshots=1",
     "train.eval_every=20",
     "train.log_every=200",
     "train.checkpoint_every=2000",

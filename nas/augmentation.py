@@ -16,7 +16,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from nas.config import DataConfig
+from nas.settings import DataConfig
 
 Transform = Callable[[Image.Image], Tensor]  # to (C, H, W) uint8
 

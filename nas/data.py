@@ -25,8 +25,8 @@ from nas.augmentation import (
     train_transform,
     translate,
 )
-from nas.config import DataConfig, check
 from nas.datasets import Source, Split, UnreadableImage, open_source
+from nas.settings import DataConfig, check
 
 __all__ = ["Batch", "ImageData", "Split", "load"]
 

@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import to_pil_image
 
-from nas.config import DataConfig, check
+from nas.settings import DataConfig, check
 
 Split = Literal["train", "val", "test"]
 

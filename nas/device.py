@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nas.config import TargetConfig, TrainConfig, check
+from nas.settings import TargetConfig, TrainConfig, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

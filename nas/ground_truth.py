@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nas.config import RankConfig, check
+from nas.settings import RankConfig, check
 
 PARAMS = "params_million"  # the column that a table may have
 

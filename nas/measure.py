@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.config import check
 from nas.device import DTYPES, DeviceCard, canonical_json
 from nas.files import append_record, read_records
+from nas.settings import check
 from nas.timing import Latency, paused_garbage_collection, summarise, time_alternating
 
 MIB = 2**20

@@ -12,7 +12,7 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nas.config import TrainConfig
+from nas.settings import TrainConfig
 
 
 def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.checkpoint import SNAPSHOTS, Damaged, load_checkpoint, read
-from nas.config import Config, RankConfig
+from nas.config import Config
 from nas.data import ImageData
 from nas.device import canonical_json, training_device
 from nas.files import append_record, locked, read_records, write_atomic
@@ -25,6 +25,7 @@ from nas.outcomes import Diverged, Stopped
 from nas.ranking import FIGURES, Estimate, estimate
 from nas.run import code_version
 from nas.scoring import load_unmixed, score, scoring_batch_size
+from nas.settings import RankConfig
 from nas.signals import stop_signals
 from nas.standalone import train_standalone
 from nas.study import fingerprint

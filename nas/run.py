@@ -21,8 +21,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 import nas
 from nas.complaints import not_composed
-from nas.config import Config, check, parse
+from nas.config import Config, parse
 from nas.files import write_atomic
+from nas.settings import check
 
 # What decides the trained weights. Later stages may change the other keys, and these few:
 TRAINING_KEYS = (

@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Generator, nn
 
-from nas.config import Config, RankConfig
+from nas.config import Config
 from nas.data import ImageData, load
 from nas.evaluate import Accuracy, evaluate
+from nas.settings import RankConfig
 from supernet.batch_norm import batch_norms, calibrate
 from supernet.distillation import cross_entropy
 from supernet.supernet import Supernet

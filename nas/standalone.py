@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from timm.utils.model_ema import ModelEmaV3
 
-from nas.config import Config, TrainConfig, check
+from nas.config import Config
 from nas.data import ImageData, load
 from nas.device import canonical_json, training_device
 from nas.evaluate import calibrated, evaluate
@@ -21,13 +21,14 @@ from nas.ground_truth import GroundTruth
 from nas.optimization import autocast, is_finite, make_optimizer, make_scheduler, uses_bf16
 from nas.outcomes import Diverged, Stopped
 from nas.run import FREE_KEYS
+from nas.settings import TrainConfig, check
 from nas.signals import stop_signals
 from nas.tracking import Bar, progress
 from nas.weights import make_supernet
 from supernet.distillation import cross_entropy
 
 # Settings that only the training of a supernet reads.
-UNUSED = ("eval_every", "momentum_choice", "probes", "schedule", "snapshots")
+UNUSED = ("eval_every", "momentum_choice", "probes", "schedule", "snapshots", "variance_draws")
 
 
 def train_standalone(config: Config, run: Path, console: Console, data: ImageData) -> GroundTruth:

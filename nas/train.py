@@ -1,11 +1,16 @@
-"""Stage 1: train the supernet. Writes checkpoint.pt and metrics.jsonl into the run folder."""
+"""Stage 1: train the supernet. Writes checkpoint.pt and metrics.jsonl into the run folder.
 
+Under torchrun the ranks share each batch. The first one alone evaluates and writes.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
+import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -13,13 +18,15 @@ from nas.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from nas.config import Config
 from nas.data import ImageData, load
 from nas.device import training_device
+from nas.distributed import Ranks, process_group
 from nas.evaluate import calibrated, evaluate
 from nas.files import locked
 from nas.gradient_variance import log_variance
 from nas.optimization import is_finite
 from nas.outcomes import Diverged, Stopped
+from nas.settings import check
 from nas.signals import stop_signals
-from nas.tracking import Tracker
+from nas.tracking import Tracker, progress
 from nas.training import Training
 
 
@@ -29,29 +36,28 @@ def train(config: Config, run: Path, console: Console) -> None:
     Raises Stopped after SIGINT or SIGTERM, and Diverged for a loss that is not finite; the
     checkpoints remain.
     """
-    with locked(run / "train.lock", blocking=False) as alone:
-        if not alone:
+    ranks = Ranks.from_environment()
+    check_parts(config, ranks)
+    device = ranks.device(training_device(config.train))
+    lock = locked(run / "train.lock", blocking=False) if ranks.is_first else nullcontext(True)
+    with process_group(ranks, device), lock as alone:
+        if ranks.largest(not alone):
             raise ValueError(f"run must not be in training already, got {run}")
-        train_alone(config, run, console)
+        console = console if ranks.is_first else Console(quiet=True)
+        training, data = prepare(config, run, console, device, ranks)
+        go_on(training, data, run, console)
 
 
-def train_alone(config: Config, run: Path, console: Console) -> None:
-    settings = config.train
-    training, data = prepare(config, run, console)
+def go_on(training: Training, data: ImageData, run: Path, console: Console) -> None:
+    """Trains to the end."""
+    config, settings, ranks = training.config, training.config.train, training.ranks
     if training.step == training.num_steps:
         console.print(f"training is finished: all {training.num_steps} steps were done before")
         return
     with (
-        Tracker(
-            run,
-            wandb_mode=config.wandb.mode,
-            project=config.wandb.project,
-            settings=loggable(run),
-            start_step=training.step,
-            console=console,
-        ) as tracker,
+        start_tracker(config, run, training, console) as tracker,
         stop_signals() as stop,
-        tracker.progress("train", total=training.num_steps, done=training.step) as bar,
+        progress(console, "train", total=training.num_steps, done=training.step) as bar,
     ):
         logged_step, logged_at = training.step, perf_counter()
         while training.step < training.num_steps:
@@ -59,36 +65,61 @@ def train_alone(config: Config, run: Path, console: Console) -> None:
                 figures = training.train_step(batch)
                 step, epoch = training.step, training.step / training.steps_per_epoch
                 bar.advance(loss=figures["loss"])
-                if step % settings.log_every == 0:
+                if tracker and step % settings.log_every == 0:
                     # An image counts once, however many subnets see it; all other work counts too.
                     now = perf_counter()
                     rate = (step - logged_step) * config.data.batch_size / (now - logged_at)
                     figures |= training.figures()
                     tracker.log("train", step, epoch=epoch, **figures, images_per_s=rate)
                     logged_step, logged_at = step, now
-                if step % training.steps_per_epoch == 0:
+                if tracker and step % training.steps_per_epoch == 0:
                     evaluate_probes(training, data, tracker)
                     save_last_epochs(training, run)
-                stopping = bool(stop)  # read once, so that no signal stops what is not saved
-                if step % settings.checkpoint_every == 0 or step == training.num_steps or stopping:
+                # Read once, so that no signal stops what is not saved.
+                signum = ranks.largest(stop[0] if stop else 0)
+                due = step % settings.checkpoint_every == 0 or step == training.num_steps
+                if tracker and (due or signum):
                     save_checkpoint(run, training.state_dict())
-                if stopping:
-                    raise Stopped(stop[0])
+                if signum:
+                    ranks.largest(0)  # when one has left, torchrun ends the others, saved or not
+                    raise Stopped(signum)
 
 
-def prepare(config: Config, run: Path, console: Console) -> tuple[Training, ImageData]:
+def start_tracker(
+    config: Config, run: Path, training: Training, console: Console
+) -> AbstractContextManager[Tracker | None]:
+    """The first rank's, which alone writes; the others have none."""
+    if not training.ranks.is_first:
+        return nullcontext()
+    return Tracker(
+        run,
+        wandb_mode=config.wandb.mode,
+        project=config.wandb.project,
+        settings=loggable(run),
+        start_step=training.step,
+        console=console,
+    )
+
+
+def prepare(
+    config: Config, run: Path, console: Console, device: torch.device, ranks: Ranks
+) -> tuple[Training, ImageData]:
     """The training as its last checkpoint left it, or at its start, and its data."""
     settings = config.train
-    device = training_device(settings)
-    data = load(
-        config.data, seed=config.seed, device=device, label_smoothing=settings.label_smoothing
-    )
+    with ranks.first_of_machine():  # which may download the data
+        data = load(
+            config.data, seed=config.seed, device=device, label_smoothing=settings.label_smoothing
+        )
     check_batches(config, data.num_train)
-    training = Training(config, device, data.num_train)
+    training = Training(config, device, data.num_train, ranks)
     if state := load_checkpoint(run, device, partial(console.print, markup=False, soft_wrap=True)):
         training.load_state_dict(state)
+    newest = ranks.largest(training.step)
+    rule = f"a folder that all ranks see, with a checkpoint of step {newest}"
+    check("run", training.step == newest, rule, f"step {training.step}")
+    by = f" by {ranks.world} ranks" if ranks.world > 1 else ""
     console.print(
-        f"training on {device} in {'bf16 autocast' if training.bf16 else 'fp32'}, "
+        f"training on {device}{by} in {'bf16 autocast' if training.bf16 else 'fp32'}, "
         f"{data.num_train} images, {training.num_steps} steps from step {training.step}"
     )
     return training, data
@@ -130,6 +161,17 @@ def save_last_epochs(training: Training, run: Path) -> None:
             "supernet": training.supernet.state_dict(),
         }
         save_snapshot(run, weights)
+
+
+def check_parts(config: Config, ranks: Ranks) -> None:
+    """Raises ValueError for a batch that the ranks cannot share, before one waits for another."""
+    if ranks.world == 1:
+        return
+    size, mixes = config.data.batch_size, config.data.mixup > 0 or config.data.cutmix > 0
+    unit = ranks.world * (2 if mixes else 1)
+    even = ", each of whose parts mixup and cutmix need even" if mixes else ""
+    rule = f"a multiple of {unit} for {ranks.world} ranks{even}"
+    check("data.batch_size", size % unit == 0, rule, size)
 
 
 def check_batches(config: Config, num_train: int) -> None:

@@ -12,11 +12,13 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
-from nas.config import Config, check
+from nas.config import Config
 from nas.data import Batch, ImageData
+from nas.distributed import ALONE, Ranks
 from nas.optimization import autocast, is_finite, make_optimizer, make_scheduler, uses_bf16
 from nas.outcomes import Diverged
 from nas.run import code_version
+from nas.settings import check
 from nas.weights import make_supernet
 from supernet.distillation import cross_entropy
 from supernet.gradients import PathNorms, alone, gradient_norm, logit_gradient_norms, path_norms
@@ -25,14 +27,23 @@ from supernet.sampling import Path as SampledPath
 
 
 class Training:
-    """Everything that changes while training: what a checkpoint holds."""
+    """Everything that changes while training: what a checkpoint holds, the same on all ranks.
 
-    def __init__(self, config: Config, device: torch.device, num_train: int) -> None:
+    Each rank learns from its part of every batch, and from what the others found in theirs. The
+    gradients are averaged once a step, and once for each path whose norm is needed, rather than by
+    DistributedDataParallel, which expects one backward pass through the same weights every step.
+    Batch norms use the statistics of a rank's own part.
+    """
+
+    def __init__(
+        self, config: Config, device: torch.device, num_train: int, ranks: Ranks = ALONE
+    ) -> None:
         settings = config.train
         self.config = config
         self.device = device
         self.bf16 = uses_bf16(settings.precision, device)
         self.num_train = num_train
+        self.ranks = ranks
         self.steps_per_epoch = num_train // config.data.batch_size
         self.num_steps = settings.epochs * self.steps_per_epoch
         self.supernet = make_supernet(config).to(device)
@@ -85,20 +96,24 @@ class Training:
         self.scheduler.step_update(self.step)
 
     def epoch_batches(self, data: ImageData) -> Iterator[Batch]:
-        """The rest of the current epoch, which begins with a new draw of examples."""
+        """This rank's part of the rest of the current epoch, which begins with a new draw."""
         epoch, start = divmod(self.step, self.steps_per_epoch)
         if start == 0:
             epochs = self.config.train.epochs
             self.paths.begin_epoch(epoch, epochs)
             drawn = self.data_sampler.draw_epoch(self.data_generator, epoch, epochs)
             self.indices, self.weights = drawn
-        # Augmentation is a function of the seed, the epoch and the batch: nothing to save.
-        seed = int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0])
+        # Augmentation is a function of seed, epoch, rank and batch: nothing to save.
+        rank, world = self.ranks.rank, self.ranks.world
+        stream = (rank,) if rank else ()  # the first rank's is that of training alone
+        sequence = np.random.SeedSequence([self.config.seed, epoch], spawn_key=stream)
+        seed = int(sequence.generate_state(1)[0])
         size = self.config.data.batch_size
-        return data.train_batches(self.indices, batch_size=size, seed=seed, start=start)
+        part = self.ranks.part(self.indices[: self.steps_per_epoch * size])
+        return data.train_batches(part, batch_size=size // world, seed=seed, start=start)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update of the weights from one batch and the paths drawn for it."""
+        """One update of the weights from one batch, of which a rank has its part, and its paths."""
         paths = self.paths.draw(self.path_generator)
         loss, norm = self.learn(batch, paths)
         self.update(paths)
@@ -109,9 +124,11 @@ class Training:
 
         Raises Diverged for a loss or a norm that is not finite.
         """
-        begin = self.step % self.steps_per_epoch * len(batch.targets)
-        weights = self.weights[begin : begin + len(batch.targets)].to(self.device)
-        losses, scores, norms = self.backward(batch, weights, paths)
+        ranks = self.ranks
+        size = len(batch.targets) * ranks.world
+        begin = self.step % self.steps_per_epoch * size
+        weights = self.weights[begin : begin + size].to(self.device)
+        losses, scores, norms = self.backward(batch, ranks.part(weights), paths, ranks)
         norm = gradient_norm(self.parameters)
         single = len(paths) == 1
         if single and self.paths.norms in ("path", "choice"):
@@ -121,17 +138,20 @@ class Training:
         if single and self.paths.norms == "clipped_choice":
             norms = [path_norms(self.supernet, paths[0], self.paths.norms, norm)]
         if scores:
-            self.data_sampler.observe(batch.indices, torch.stack(scores).mean(0), weights)
+            mean_scores = ranks.gather(torch.stack(scores).mean(0))
+            self.data_sampler.observe(ranks.gather(batch.indices), mean_scores, weights)
         values = [value for found in norms for value in found.values]
-        figures = torch.stack([*losses, norm, *values]).tolist()  # the step's one wait
+        found = torch.stack([*losses, norm, *values])
+        ranks.average([found])  # the losses; the norms are equal already
+        figures = found.tolist()  # the step's one wait
         self.refuse_divergence(paths, figures[: len(paths) + 1])
         self.observe_paths(norms, figures[len(paths) + 1 :], len(paths))
         return sum(figures[: len(paths)]) / len(paths), figures[len(paths)]
 
     def backward(
-        self, batch: Batch, weights: Tensor, paths: list[SampledPath]
+        self, batch: Batch, weights: Tensor, paths: list[SampledPath], ranks: Ranks = ALONE
     ) -> tuple[list[Tensor], list[Tensor], list[PathNorms]]:
-        """Leaves the gradient of the paths' mean weighted loss.
+        """Leaves the gradient of the paths' mean weighted loss, averaged over `ranks`.
 
         Returns each path's loss, each path's scores of the examples if the data sampler needs them,
         and, where paths share the step and their sampler asks for it, the norms of each random
@@ -154,6 +174,7 @@ class Training:
             if path.role == "random" and self.paths.norms != "none" and len(paths) > 1:
                 with alone(self.parameters):
                     (scale * loss).backward()
+                    self.average_gradients(ranks)
                     whole = gradient_norm(self.parameters)
                     norms.append(path_norms(self.supernet, path, self.paths.norms, whole))
             else:
@@ -163,7 +184,15 @@ class Training:
                 scores.append(logit_gradient_norms(logits, weights * (scale / len(weights))))
             if path.role == "largest":
                 teacher = logits.detach()
+        for parameter in self.parameters:
+            if parameter.grad is None:  # no path used it; fused optimizers need all or none
+                parameter.grad = torch.zeros_like(parameter)
+        self.average_gradients(ranks)  # once more for some paths, which changes nothing
         return losses, scores, norms
+
+    def average_gradients(self, ranks: Ranks) -> None:
+        """Of the same parameters on every rank, since all train the same paths."""
+        ranks.average([p.grad for p in self.parameters if p.grad is not None])
 
     def observe_paths(self, norms: list[PathNorms], figures: list[float], num_paths: int) -> None:
         """Tells the sampler each random path's norms, which `figures` hold one after another."""

@@ -69,6 +69,8 @@ class CellSupernet(Supernet):
 
     def forward(self, images: Tensor, arch: CellArch) -> Tensor:
         """Logits (B, num_classes) of one subnet for images (B, C, H, W)."""
+        # Channels last is what convolutions of few channels are fastest in, by a third on CPUs.
+        images = images.contiguous(memory_format=torch.channels_last)
         x = normalise(F.conv2d(images, self.stem, padding=1))
         live = arch.live_edges()
         for stage in range(NUM_STAGES):

@@ -3,8 +3,8 @@
 Path samplers and data samplers are alike: they take a generator, return each draw with its weight,
 learn from what the step measured, and have a state that a checkpoint keeps. A weight is
 1 / (N p) for a draw of probability p among N, so that the weighted loss estimates the uniform mean;
-it is 1 for uniform draws. Importance sampling is in `path_importance`, `data_importance` and, as
-its authors released it, `published`.
+it is 1 for uniform draws. Importance sampling is in `path_importance`, `candidate_paths`,
+`data_importance` and, as its authors released it, `published`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

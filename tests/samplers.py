@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 from search_spaces.cell import CellSpace
 from search_spaces.space import Space
 from search_spaces.vit import ViTSpace
+from supernet.candidate_paths import CandidatePaths
 from supernet.data_importance import ImportanceData
-from supernet.path_importance import CandidatePaths, FactorisedPaths
+from supernet.path_importance import FactorisedPaths
 from supernet.published import PublishedData, PublishedPaths
 from supernet.sampling import (
     DataSampler,

@@ -6,7 +6,6 @@ import pytest
 from torch import nn
 
 from nas.__main__ import main
-from nas.config import BudgetConfig
 from nas.costs import (
     CostMeter,
     Costs,
@@ -17,6 +16,7 @@ from nas.costs import (
 )
 from nas.files import locked
 from nas.measure import LatencyTable, Measurement
+from nas.settings import BudgetConfig
 from nas.weights import make_supernet
 from supernet.ledger import Counts, count
 from tests.runs import config_of, use_paper_device

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 
 from nas.augmentation import flip, translate
-from nas.config import DataConfig
 from nas.data import Batch, ImageData, Resident, Split, Stream, load
+from nas.settings import DataConfig
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

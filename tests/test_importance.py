@@ -3,7 +3,6 @@
 `law` goes through every outcome of a draw, so expectations here are exact, not sampled.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
@@ -19,9 +18,10 @@ from torch.testing import assert_close
 
 from search_spaces.cell import OPERATIONS, CellArch, CellSpace
 from search_spaces.space import Space
+from supernet.candidate_paths import CandidatePaths
 from supernet.cell import CellSizes, CellSupernet
 from supernet.data_importance import ImportanceData
-from supernet.path_importance import STRENGTHS, CandidatePaths, FactorisedPaths, PathImportance
+from supernet.path_importance import STRENGTHS, FactorisedPaths, PathImportance
 from supernet.plain import FixedSizes
 from supernet.published import PublishedData, PublishedPaths, kind_of
 from supernet.sampling import Path, PathGradient, PathSampler, SandwichPaths
@@ -273,18 +273,16 @@ def test_the_weighted_gradient_of_examples_has_the_mean_over_all(draws: str) -> 
         losses, supernet.head, torch.eye(num_examples).double(), is_grads_batched=True
     )[0].flatten(1)
     data, scores = ImportanceData(draws=draws, num_examples=num_examples), some_scores(num_examples)
-    indices, weights = learn_data(data, scores)
-    data.observe(indices, scores[indices], weights)
+    learn_data(data, scores)
     weight = torch.full((num_examples,), torch.nan, dtype=torch.float64)
     for seed in range(60):  # of the same probabilities, until every example was drawn
-        one = copy.deepcopy(data)
-        indices, weights = one.draw_epoch(Generator().manual_seed(seed), EPOCHS - 1, EPOCHS)
+        indices, weights = data.draw(Generator().manual_seed(seed))
         weight[indices] = weights.double()
-    assert_unequal(one.probabilities.tolist())
-    found = ((one.probabilities * weight)[:, None] * gradient).sum(0)
+    assert_unequal(data.probabilities.tolist())
+    found = ((data.probabilities * weight)[:, None] * gradient).sum(0)
     expected = gradient.mean(0)
     assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
-    biased = (one.probabilities[:, None] * gradient).sum(0)
+    biased = (data.probabilities[:, None] * gradient).sum(0)
     assert float((biased - expected).norm()) > 1e-2 * float(expected.norm())
 
 
@@ -340,7 +338,19 @@ def test_every_example_keeps_its_floor_whatever_was_observed() -> None:
     assert float(30 * data.probabilities.min()) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 0.9, 1 / 3])
+def test_strength_zero_is_uniform_to_the_bit_at_any_share(share: float) -> None:
+    for space in SPACES.values():
+        paths = learned(FactorisedPaths, space, steps=20)
+        paths.share = share
+        assert paths.mix(0.0) == paths.uniform
+        assert paths.mix(1.0) != paths.uniform
+        candidates = CandidatePaths(space=space)
+        candidates.share = share
+        assert candidates.importance(candidates.columns_of(space.largest())) == 1.0
+
+
+@pytest.mark.parametrize("space", FEW.values(), ids=FEW)
 @pytest.mark.parametrize("norm", [0.0, 0.7])
 @pytest.mark.parametrize("make", UNBIASED.values(), ids=UNBIASED)
 def test_paths_of_equal_norms_stay_uniform_to_the_bit(
@@ -386,17 +396,19 @@ def test_options_that_are_not_drawn_keep_their_estimate_and_before_the_mean_of_t
 
     observe(80, with_rare=False)
     paths.begin_epoch(1, 2)
-    assert paths.mean_squares[rare] == 0
+    assert paths.mean_squares[rare] is None
     assert paths.probabilities[rare] == paths.probabilities[other] == 0.5
     observe(80, with_rare=True)
-    known = paths.mean_squares[rare]
-    assert known > paths.mean_squares[other] > 0
+    known, common = paths.mean_squares[rare], paths.mean_squares[other]
+    assert known is not None
+    assert common is not None
+    assert known > common > 0
     observe(80, with_rare=False)
     paths.begin_epoch(1, 2)
     assert paths.mean_squares[rare] == known
 
 
-def test_choices_without_parameters_of_their_own_count_as_the_mean_of_the_others() -> None:
+def test_options_without_parameters_of_their_own_have_the_floor_alone() -> None:
     space = CellSpace(channels=3, num_cells=1)
 
     def own(space: Space[Any], arch: CellArch) -> PathGradient:
@@ -408,20 +420,24 @@ def test_choices_without_parameters_of_their_own_count_as_the_mean_of_the_others
     paths = FactorisedPaths(attribution="choice", space=space)
     learn_paths(paths, space, gradient=own)
     paths.share = 0.8
-    expected = [0.04 + 0.8 * norm / 30 for norm in (6, 6, 6, 3, 9)]
+    expected = [0.04 + 0.8 * norm / 12 for norm in (0, 0, 0, 3, 9)]
     assert paths.mix(1.0) == pytest.approx(expected * 6, rel=1e-6)
 
 
 def test_an_example_that_is_not_drawn_keeps_its_score_and_before_counts_as_the_mean() -> None:
     data, generator = ImportanceData(decay=0.5, num_examples=4), Generator().manual_seed(0)
     data.draw_epoch(generator, 0, 2)
-    data.observe(torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 4.0]), torch.ones(3))
+    data.observe(torch.tensor([0, 1, 1]), torch.tensor([2.0, 1.0, 7.0]), torch.ones(3))
     data.draw_epoch(generator, 1, 2)
-    assert data.scores.tolist() == [1.0, 3.0, 0.0, 0.0]
-    assert data.mix(0.5).tolist() == pytest.approx([0.125 + 0.5 * s / 8 for s in (1, 3, 2, 2)])
-    data.observe(torch.tensor([0, 2]), torch.tensor([3.0, 5.0]), torch.ones(2))
+    assert data.mean_squares.tolist() == [4.0, 25.0, 0.0, 0.0]
+    expected = [0.125 + 0.5 * score / 14 for score in (2, 5, 3.5, 3.5)]
+    assert data.mix(0.5).tolist() == pytest.approx(expected)
+    data.observe(torch.tensor([0, 2]), torch.tensor([4.0, 3.0]), torch.ones(2))
     data.draw_epoch(generator, 1, 2)
-    assert data.scores.tolist() == [2.0, 3.0, 5.0, 0.0]
+    assert data.mean_squares.tolist() == [10.0, 25.0, 9.0, 0.0]
+    before = data.probabilities.tolist()
+    data.draw_epoch(generator, 1, 2)  # an epoch without observations changes nothing
+    assert data.probabilities.tolist() == before
 
 
 # What it saves

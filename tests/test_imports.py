@@ -11,7 +11,13 @@ PACKAGES = {
     "search_spaces": {"search_spaces"},
     "supernet": {"supernet", "search_spaces", "torch", "timm"},
 }
-STAGES = {"nas.train", "nas.search", "nas.export", "nas.report"}  # with the command line on top
+STAGES = {
+    "nas.train",
+    "nas.search",
+    "nas.export",
+    "nas.rank",
+    "nas.report",
+}  # with the command line on top
 
 
 def files(package: str) -> list[Path]:

@@ -12,7 +12,6 @@ from scipy import stats
 from torch import Tensor, nn
 
 from nas import timing
-from nas.config import TargetConfig
 from nas.device import DeviceCard, device_card, resolve_device
 from nas.measure import (
     MIB,
@@ -24,6 +23,7 @@ from nas.measure import (
     measure_now,
     peak_memory_mib,
 )
+from nas.settings import TargetConfig
 from nas.timing import interval_rank, summarise, time_alternating
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from nas.__main__ import main
 from nas.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from nas.config import Config
 from nas.data import Batch, Split
-from nas.evaluate import Accuracy, evaluate
+from nas.evaluate import Accuracy, calibrated, evaluate
 from nas.files import locked, read_records
 from nas.ranking import FIGURES, estimate
 from nas.run import open_run
@@ -418,13 +418,13 @@ def test_the_supernet_scores_with_the_statistics_of_equal_batches(cells: Path) -
 
 def test_calibrated_scores_are_those_of_the_extracted_model_with_statistics(cells: Path) -> None:
     arch = config_of(cells).space.largest()
-    calibrated = ("rank.batch_norm=calibrated", "rank.calibration=3", "rank.batch_size=100")
-    found = score_of(cells, arch, *calibrated)
+    options = ("rank.batch_norm=calibrated", "rank.calibration=3", "rank.batch_size=100")
+    found = score_of(cells, arch, *options)
     assert found.num_examples == 287
-    assert found == score_of(cells, arch, *calibrated)
+    assert found == score_of(cells, arch, *options)
     assert found.loss != score_of(cells, arch, "rank.batch_size=100").loss
-    assert found.loss != score_of(cells, arch, *calibrated, "rank.calibration=1").loss
-    assert found.loss != score_of(cells, arch, *calibrated, "rank.seed=1").loss
+    assert found.loss != score_of(cells, arch, *options, "rank.calibration=1").loss
+    assert found.loss != score_of(cells, arch, *options, "rank.seed=1").loss
 
 
 @dataclass
@@ -467,11 +467,11 @@ def test_calibration_sees_distinct_train_images_in_an_order_of_the_seed(
 
 def test_transformers_score_alike_with_and_without_calibration(run: Path) -> None:
     arch = config_of(run).space.smallest()
-    batch, calibrated = (
+    within, extracted = (
         score_of(run, arch, f"rank.batch_norm={kind}") for kind in ("batch", "calibrated")
     )
-    assert batch.top1 == calibrated.top1
-    assert_close(batch.loss, calibrated.loss)
+    assert within.top1 == extracted.top1
+    assert_close(within.loss, extracted.loss)
 
 
 @pytest.mark.parametrize(
@@ -481,11 +481,23 @@ def test_batches_are_equal_and_leave_out_few_images(images: int, largest: int, s
     assert equal_size(images, largest) == size
 
 
-def test_cells_trained_alone_are_scored_with_statistics_of_their_own(cells: Path) -> None:
+def test_cells_trained_alone_are_scored_with_statistics_of_their_averaged_weights(
+    cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = []
+
+    def noted(model: torch.nn.Module, *arguments: Any) -> Accuracy:
+        models.append(model)
+        return evaluate(model, *arguments)
+
+    monkeypatch.setattr("nas.standalone.evaluate", noted)
     options = ("rank.standalone=2", "rank.standalone_epochs=6", "rank.resamples=20")
     assert rank(cells, *options) == 0
-    for record in read_records(cells / "standalone.jsonl"):
-        assert math.isfinite(record["loss"])
+    config = config_of(cells)
+    data, size = load_unmixed(config, CPU), config.data.batch_size
+    for model, record in zip(models, read_records(cells / "standalone.jsonl"), strict=True):
+        again = evaluate(calibrated(model, data, size), data, "val")
+        assert record["loss"] == pytest.approx(again.loss)
     assert max(row["true"] for row in found_in(cells)["archs"]) > 0.2  # of 10 classes
 
 

@@ -79,6 +79,13 @@ def test_precision_is_the_share_of_the_predicted_best_that_are_truly_among_the_b
     assert found["precision_10"] == pytest.approx(5 / 6)
 
 
+def test_a_share_of_the_architectures_is_rounded_up() -> None:
+    truth = [place / 100 for place in range(21)]  # the top tenth is three
+    predicted = [float(place) for place in range(21)]
+    predicted[18], predicted[0] = predicted[0], predicted[18]
+    assert figures(truth, predicted)["precision_10"] == pytest.approx(2 / 3)
+
+
 def test_precision_counts_all_that_equal_the_last_of_the_truly_best() -> None:
     truth = [0.5] * 10 + [0.9] * 10  # the top tenth is two, but ten are as good
     predicted = [float(place) for place in range(20)]

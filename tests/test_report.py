@@ -1,8 +1,11 @@
 """The report is checked on a made-up run folder with every kind of record that the stages write."""
 
 import json
+import math
 import random
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -11,10 +14,18 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from nas.report import write_report
+from nas import ranking as rank_figures
+from nas.report import ranking, sampling, write_report
 from nas.report.figures import MOST_POINTS, Cost, bounds_on, meets, pareto_front
 from nas.report.formatting import number, percent, span, top1_interval
 from nas.report.picture import arch_picture, can_draw
+from nas.report.reading import read_run
+from search_spaces.cell import CellSpace
+from supernet.candidate_paths import CandidatePaths
+from supernet.data_importance import ImportanceData
+from supernet.path_importance import FactorisedPaths
+from supernet.published import PublishedData, PublishedPaths
+from supernet.sampling import UniformData, UniformPaths
 
 Record = dict[str, Any]
 
@@ -512,3 +523,291 @@ def test_a_damaged_file_is_named(run: Path) -> None:
         write_report(run)
     with pytest.raises(ValueError, match="run must be a folder"):
         write_report(run / "config.yaml")
+
+
+def importance_metrics() -> list[Record]:
+    """What importance of paths and examples logs, and the variance measured at evaluations."""
+    records: list[Record] = []
+    for step in range(10, 121, 10):
+        records.append({"kind": "train", "step": step, "epoch": step / 10, "loss": 1.0, "lr": 0.1})
+        records[-1] |= {"path_ess": 1 - step / 2000, "path_strength": 0.5, "path_gain": 0.9}
+        records[-1] |= {"data_ess": 0.99, "data_share": step / 200, "data_gain": 1 - step / 1000}
+    for epoch, ratio in ((4, 1.25), (8, 0.5), (12, 0.75)):
+        records.append({"kind": "variance", "step": 10 * epoch, "epoch": epoch})
+        records[-1] |= {"variance": ratio, "uniform_variance": 1.0, "variance_ratio": ratio}
+    return records
+
+
+PATHS: Record = {
+    "epoch": 12,
+    "probabilities": {
+        "embed_dim": {"32": 0.25, "48": 0.25, "64": 0.5},
+        "depth": {"1": 0.5, "2": 0.5},
+    },
+}
+
+
+def ranked() -> Record:
+    """rank.json of five architectures and two checkpoints; the second is 2 points better."""
+    archs = [
+        {
+            "arch": arch["arch"],
+            "true": 0.9 + 0.01 * place,
+            "params": 1000 * (place + 1),
+            "flops": 5000,
+            "predicted": [0.5 + 0.03 * place, 0.52 + 0.03 * place],
+        }
+        for place, arch in enumerate(candidates()[:5])
+    ]
+    found = {"value": 0.625, "low": -0.125, "high": 0.875}
+    figures: Record = dict.fromkeys(rank_figures.FIGURES, found)
+    return {
+        "settings": {"weights": "ema", "score": "top1", "batch_norm": "batch", "resamples": 300},
+        "truth": "val top-1 of subnets trained alone for 7 epochs",
+        "num_archs": 5,
+        "num_examples": 360,
+        "supernet": {name: {**found, "sd": 0.0625} for name in figures},
+        "checkpoints": [{"step": step, "fingerprint": "x", "figures": figures} for step in (9, 10)],
+        "baselines": {
+            "params": {**figures, "tau": {"value": 0.5, "low": 0.375, "high": 0.75}},
+            "flops": {**figures, "tau": {"value": None, "low": None, "high": None}},
+        },
+        "archs": archs,
+        "batch_size": 360,
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))
+
+
+def headings(page: str) -> list[str]:
+    return re.findall("<h2>(.*?)</h2>", page)
+
+
+def test_a_uniform_run_that_is_not_ranked_has_neither_section(run: Path) -> None:
+    assert not {"Sampling", "Ranking"} & set(headings(written(run)))
+    write_lines(run / "metrics.jsonl", [*metrics(), *importance_metrics()])
+    write_json(run / "rank.json", ranked())
+    found = headings(written(run))
+    place = found.index("Training")
+    assert found[place : place + 3] == ["Training", "Sampling", "Ranking"]
+
+
+def test_sampling_curves_hold_every_logged_value_and_no_other_key(run: Path) -> None:
+    other = {"kind": "eval", "epoch": 3, "path_gain": 7.0, "variance_ratio": 7.0}
+    write_lines(run / "metrics.jsonl", [*importance_metrics(), other])
+    page = written(run)
+    for name, keys in {
+        "sampling_gain": ["path_gain", "data_gain"],
+        "sampling_ess": ["path_ess", "data_ess"],
+        "sampling_strength": ["path_strength", "data_share"],
+        "sampling_variance": ["variance_ratio"],
+    }.items():
+        traces = figure(page, name)
+        assert [trace["name"] for trace in traces] == keys
+        for trace in traces:
+            own = [record for record in importance_metrics() if trace["name"] in record]
+            assert trace["y"] == [record[trace["name"]] for record in own]
+            assert trace["x"] == [record["epoch"] for record in own]
+    assert "least_probability" not in page
+    assert "sampling_least" not in page
+
+
+def test_what_published_samplers_log_is_drawn_alone(run: Path) -> None:
+    line = {"kind": "train", "step": 5, "epoch": 1, "least_probability": 0.125, "data_ess": 0.75}
+    write_lines(run / "metrics.jsonl", [line])
+    page = written(run)
+    assert figure(page, "sampling_least")[0]["y"] == [0.125]
+    assert [trace["name"] for trace in figure(page, "sampling_ess")] == ["data_ess"]
+    assert "least likely option of any choice. Last: 0.125 at step 5" in prose(page)
+    assert "sampling_gain" not in page
+
+
+def test_the_measured_variance_has_markers_its_draws_and_its_median(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", importance_metrics())
+    (run / "config.yaml").write_text(CONFIG + "train: {variance_draws: 17}\n")
+    page = written(run)
+    assert figure(page, "sampling_variance")[0]["mode"] == "lines+markers"
+    assert "from 17 draws each" in prose(page)
+    assert "Median of 3 evaluations: 0.750. Last: 0.750 at step 120" in prose(page)
+
+
+def test_every_figure_that_a_sampler_logs_has_words() -> None:
+    known = {key for panel in sampling.PANELS for key in panel.words}
+    space = CellSpace()
+    for sampler in (
+        *(make(space=space) for make in (UniformPaths, FactorisedPaths, CandidatePaths)),
+        PublishedPaths(space=space),
+        *(make(num_examples=4) for make in (UniformData, ImportanceData, PublishedData)),
+    ):
+        assert sampler.figures().keys() <= known, sampler
+
+
+def test_probabilities_are_coloured_by_how_far_they_are_from_uniform(run: Path) -> None:
+    write_json(run / "paths.json", PATHS)
+    page = written(run)
+    (heat,) = figure(page, "probabilities")
+    assert heat["y"] == ["embed_dim", "depth"]
+    assert heat["z"][0] == pytest.approx([math.log2(0.75), math.log2(0.75), math.log2(1.5)])
+    assert heat["z"][1] == [0, 0, None]
+    assert heat["zmin"] == -heat["zmax"]  # so that uniform has the middle colour
+    assert heat["text"] == [
+        ["32: 25.0&nbsp;%", "48: 25.0&nbsp;%", "64: 50.0&nbsp;%"],
+        ["1: 50.0&nbsp;%", "2: 50.0&nbsp;%", ""],
+    ]
+    assert "at epoch 12" in prose(page)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, -0.1, 1.5, float("nan"), 10**400, [0.5], {}])
+def test_a_choice_with_a_damaged_probability_is_left_out(run: Path, value: object) -> None:
+    chances = {**PATHS["probabilities"], "rank": {"2": 0.5, "4": value}, "odd": value, "none": {}}
+    write_json(run / "paths.json", {"epoch": value, "probabilities": chances})
+    (heat,) = figure(written(run), "probabilities")
+    assert heat["y"] == ["embed_dim", "depth"]
+
+
+def test_an_option_that_is_never_drawn_has_the_end_of_the_scale(run: Path) -> None:
+    write_json(run / "paths.json", {"probabilities": {"depth": {"1": 0.0, "2": 1.0}}})
+    (heat,) = figure(written(run), "probabilities")
+    assert heat["z"] == [[heat["zmin"], 1.0]]
+    assert math.isfinite(heat["zmin"])
+
+
+def test_options_beyond_what_fits_are_counted(run: Path) -> None:
+    many = {str(option): 1 / 40 for option in range(40)}
+    write_json(run / "paths.json", {"probabilities": {"wide": many}})
+    page = written(run)
+    assert len(figure(page, "probabilities")[0]["z"][0]) == sampling.MOST_OPTIONS
+    # the probability over uniform is still that of all options
+    assert figure(page, "probabilities")[0]["z"][0][0] == pytest.approx(0)
+    assert f"{40 - sampling.MOST_OPTIONS} of 40 options are not shown" in prose(page)
+
+
+def test_ranked_architectures_stand_at_their_mean_prediction(run: Path) -> None:
+    write_json(run / "rank.json", ranked())
+    (points,) = figure(written(run), "ranking")
+    assert points["x"] == pytest.approx([0.51, 0.54, 0.57, 0.60, 0.63])
+    assert points["y"] == pytest.approx([0.90, 0.91, 0.92, 0.93, 0.94])
+    assert points["marker"]["color"] == [1000, 2000, 3000, 4000, 5000]
+    assert "51.0&nbsp;%, by checkpoint 50.0&nbsp;%, 52.0&nbsp;%" in points["hovertext"][0]
+
+
+def test_ranked_architectures_without_a_score_are_not_drawn_without_parameters_grey(
+    run: Path,
+) -> None:
+    record = ranked()
+    record["archs"][0]["true"] = None
+    record["archs"][1]["predicted"] = [0.5, None]
+    record["archs"][2]["params"] = "many"
+    write_json(run / "rank.json", record)
+    page = written(run)
+    traces = {trace["name"]: trace for trace in figure(page, "ranking")}
+    assert traces["architecture"]["x"] == pytest.approx([0.60, 0.63])
+    assert traces["parameters unknown"]["x"] == pytest.approx([0.57])
+
+
+def test_the_ranking_says_what_was_compared(run: Path) -> None:
+    write_json(run / "rank.json", ranked())
+    words = prose(written(run))
+    assert "5 architectures. True score: val top-1 of subnets trained alone for 7 epochs" in words
+    assert "top-1 on 360 val images" in words
+    assert "ema weights, the mean over 2 checkpoints (step 9, 10)" in words
+    assert "over 300 draws" in words
+
+
+def test_negated_losses_are_no_percentages(run: Path) -> None:
+    record = ranked()
+    record["settings"]["score"] = "loss"
+    write_json(run / "rank.json", record)
+    page = written(run)
+    assert "negated loss on 360 val images" in prose(page)
+    assert "predicted 0.510, by" in figure(page, "ranking")[0]["hovertext"][0]
+
+
+def test_the_table_of_ranks_has_each_figure_with_interval_and_spread(run: Path) -> None:
+    write_json(run / "rank.json", ranked())
+    page = written(run)
+    body = page[page.index("<h2>Ranking") : page.index("<h2>Latency")]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("<tr")[2:]]
+    assert len(rows) == len(rank_figures.FIGURES)
+    supernet, params, missing = ["0.625", "[-0.125, 0.875]"], ["0.500", "[0.375, 0.750]"], "\u2013"
+    assert rows[0][1:] == [*supernet, "0.062", *params, missing, missing]
+    assert rows[-1][1:4] == ["0.6", "[-0.1, 0.9]", "0.1"]
+
+
+def test_every_figure_of_a_ranking_has_words() -> None:
+    assert tuple(ranking.FIGURES) == rank_figures.FIGURES
+
+
+def test_of_many_ranked_architectures_some_are_drawn(run: Path) -> None:
+    record = ranked()
+    record["archs"] = record["archs"] * 1000
+    write_json(run / "rank.json", record)
+    page = written(run)
+    drawn = len(figure(page, "ranking")[0]["x"])
+    assert MOST_POINTS / 2 <= drawn <= MOST_POINTS
+    assert f"{drawn:,} of 5,000 are drawn" in prose(page)
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """The value with one of its parts, at any depth, missing or of another kind."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            for other in damaged(value[key]):
+                copy = value.copy()
+                copy[key] = other
+                yield copy
+        if isinstance(value, dict):
+            yield from ({k: v for k, v in value.items() if k != key} for key in value)
+    yield from (None, "x", True, 10**400, float("nan"), [], [None], {}, {"x": [1]})
+
+
+def test_damaged_rank_and_paths_never_stop_the_page(run: Path) -> None:
+    files = read_run(run)
+    small = ranked()
+    small["archs"] = [{**small["archs"][0], "arch": {"rank": [2]}}]
+    cut = {"tau": small["supernet"]["tau"]}
+    small |= {"supernet": cut, "checkpoints": [{"step": 9}], "baselines": {"flops": cut}}
+    records = [record for record in damaged(small) if isinstance(record, dict)]
+    assert len(records) > 200
+    for record in records:
+        text = ranking.ranking(replace(files, rank=record))
+        assert bool(text) is bool(record)
+        assert not re.search("<td>(nan|inf)", text)
+    for record in damaged(PATHS):
+        if isinstance(record, dict):
+            sampling.sampling(replace(files, paths=record))
+    for line in importance_metrics()[-4:-2]:
+        for broken in damaged(line):
+            if isinstance(broken, dict):
+                sampling.sampling(replace(files, metrics=[broken, line]))
+
+
+def test_strings_of_a_stranger_stay_text_in_sampling_and_ranking(run: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
+    record = ranked()
+    record |= {"truth": evil, "num_archs": evil, "num_examples": evil, "batch_size": evil}
+    record["settings"] = dict.fromkeys(("weights", "batch_norm", "score", "resamples"), evil)
+    record["checkpoints"] = [{"step": evil}]
+    record["archs"][0] |= {"arch": {evil: [evil]}, "params": evil, "flops": evil}
+    record["archs"][1] |= {"arch": evil}
+    write_json(run / "rank.json", record)
+    write_json(run / "paths.json", {"epoch": evil, "probabilities": {evil: {evil: 1.0}}})
+    write_lines(run / "metrics.jsonl", [{**r, "step": evil} for r in importance_metrics()])
+    page = written(run)
+    assert evil not in page
+    assert "<img" not in page.partition("</head>")[2]
+    assert prose(page).count("alert(1)") >= 4
+    for name in ("ranking", "probabilities"):
+        labels = json.dumps(figure(page, name))
+        assert "alert(1)" in labels
+        assert "<img" not in labels
+        assert "<script" not in labels
+
+
+@pytest.mark.parametrize("name", ["rank.json", "paths.json"])
+def test_a_damaged_file_of_either_section_is_named(run: Path, name: str) -> None:
+    (run / name).write_text('{"epoch": ')
+    with pytest.raises(ValueError, match=rf"{name} must be JSON"):
+        write_report(run)

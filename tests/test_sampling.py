@@ -22,7 +22,8 @@ from torch import Generator, Tensor
 
 from nas.run import conf_dir
 from search_spaces.space import Space
-from supernet.path_importance import CandidatePaths, FactorisedPaths
+from supernet.candidate_paths import CandidatePaths
+from supernet.path_importance import FactorisedPaths
 from supernet.published import PublishedPaths
 from supernet.sampling import (
     DataSampler,
@@ -66,7 +67,9 @@ class PathCase:
 
     def make(self) -> PathSampler:
         """The same sampler every time."""
-        return copy.deepcopy(learned_paths(self.name, self.space_name)) if self.learned else self.fresh()
+        if self.learned:
+            return copy.deepcopy(learned_paths(self.name, self.space_name))
+        return self.fresh()
 
 
 @cache

@@ -65,6 +65,9 @@ TINY = (
 )
 STEPS_PER_EPOCH, NUM_STEPS, BATCH_SIZE = 4, 12, 40
 UNIFORM = ("paths=uniform", "distillation=none")
+LEARNING = ("paths=importance", "examples=importance", "distillation=none")
+PUBLISHED = ("paths=published", "examples=published", "distillation=none")
+COMPLEXITY = ("train.schedule=complexity", "train.min_lr=0", "train.warmup_epochs=0")
 AUGMENTED = ("data.mixup=0.8", "data.cutmix=1.0", "data.shift=1", "train.precision=bf16")
 
 
@@ -179,8 +182,15 @@ def test_another_seed_gives_other_weights_examples_and_paths() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "steps"),
-    [((), range(1, NUM_STEPS)), (AUGMENTED, (1, 4, 6, 11))],
-    ids=["plain", "augmented_bf16"],
+    [
+        ((), range(1, NUM_STEPS)),
+        (AUGMENTED, (1, 4, 6, 11)),
+        (LEARNING, (2, 4, 7, 10)),
+        (PUBLISHED, (2, 4, 7, 10)),
+        (("paths=sandwich_importance", "examples=importance"), (3, 8)),
+        ((*UNIFORM, *COMPLEXITY, "train.momentum_choice=embed_dim"), (1, 4, 7)),
+    ],
+    ids=["plain", "augmented_bf16", "importance", "published", "sandwich", "momentum_choice"],
 )
 def test_a_run_stopped_at_any_step_equals_one_never_stopped(
     overrides: tuple[str, ...],
@@ -205,6 +215,44 @@ def test_a_run_stopped_at_any_step_equals_one_never_stopped(
         assert checkpoint(run)["step"] == step
     go_on(config, run)
     assert_same_run(run, other)
+
+
+@pytest.mark.parametrize("options", [LEARNING, PUBLISHED], ids=["importance", "published"])
+def test_what_is_drawn_depends_on_what_was_measured(options: tuple[str, ...]) -> None:
+    training, data = make_training(*options, "train.epochs=4")
+    while training.step < training.num_steps:
+        for batch in training.epoch_batches(data):
+            figures = training.train_step(batch) | training.figures()
+    assert {"data_ess", "loss", "grad_norm", "lr"} < figures.keys()
+    probabilities = training.data_sampler.state_dict()["probabilities"]
+    assert probabilities.max() > probabilities.min()
+    found = training.paths.state_dict()
+    estimates = found["mean_squares" if options is LEARNING else "norm_means"]
+    values = estimates if options is LEARNING else [v for kind in estimates.values() for v in kind]
+    assert len({value for value in values if value > 0}) > 5
+
+
+@pytest.mark.parametrize("num_snapshots", [0, 2, 3])
+def test_the_weights_at_the_end_of_the_last_epochs_are_kept(
+    num_snapshots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, weights = tmp_path / "run", {}
+    config = configure(run, f"train.snapshots={num_snapshots}")
+
+    def remember(training: Training) -> None:
+        weights[training.step] = copy.deepcopy(
+            {"ema": training.ema.module.state_dict(), "supernet": training.supernet.state_dict()}
+        )
+
+    interrupt(monkeypatch, remember, after=[4, 8, 12])
+    go_on(config, run)
+    steps = [4, 8, 12][3 - num_snapshots :]
+    paths = sorted((run / "snapshots").glob("*"))
+    assert [path.name for path in paths] == sorted(f"step_{step}.pt" for step in steps)
+    for path in paths:
+        kept = torch.load(path, weights_only=True)
+        assert_close(kept, {"step": kept["step"]} | weights[kept["step"]], rtol=0, atol=0)
+        assert path.stem == f"step_{kept['step']}"
 
 
 def test_a_run_that_dies_between_checkpoints_equals_one_never_stopped(
@@ -392,6 +440,81 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine(whole: Path) -> None:
                 else (1 + math.cos(math.pi * done / NUM_STEPS)) / 2
             )
             assert record["lr"] == pytest.approx(expected, rel=1e-6)
+
+
+class FixedPaths(UniformPaths):
+    """The same subnets in turn."""
+
+    archs: list[Any]
+    draws = 0
+
+    def draw(self, generator: Random) -> list[SampledPath]:
+        self.draws += 1
+        return [SampledPath(self.archs[(self.draws - 1) % len(self.archs)], "random")]
+
+
+def fixed_training(archs: list[Any], *overrides: str) -> tuple[Training, ImageData]:
+    training, data = make_training(*UNIFORM, *overrides)
+    training.paths = FixedPaths(space=training.config.space)
+    training.paths.archs = archs
+    return training, data
+
+
+def size_of(training: Training, arch: Any) -> int:
+    plain = training.supernet.extract(arch)
+    return sum(parameter.numel() for parameter in plain.parameters())
+
+
+def test_the_learning_rate_of_large_subnets_falls_later() -> None:
+    space = make_training(*UNIFORM)[0].config.space
+    archs = [space.smallest(), space.largest(), NARROW]
+    training, data = fixed_training(archs, *COMPLEXITY)
+    low, high, own = (math.log(size_of(training, arch)) for arch in archs)
+    exponents = [4.0, 0.25, 4 - 3.75 * (own - low) / (high - low)]
+    assert 0.25 < exponents[2] < 4
+    for step in range(NUM_STEPS):
+        if step % STEPS_PER_EPOCH == 0:
+            batches = training.epoch_batches(data)
+        before = copy.deepcopy(training.supernet.state_dict())
+        figures = training.train_step(next(batches))
+        peak = training.config.train.lr
+        expected = peak * (1 - step / NUM_STEPS) ** exponents[step % 3]
+        assert figures["lr"] == pytest.approx(expected, rel=1e-9)
+        # AdamW's first step moves every weight by the learning rate, weight decay aside.
+        if step == 0:
+            moved = training.supernet.get_parameter("head.bias") - before["head.bias"]
+            assert float(moved.detach().abs().max()) == pytest.approx(peak, rel=1e-3)
+
+
+def test_subnets_of_another_option_do_not_disturb_momentum() -> None:
+    """Trained on its own batches alone, a subnet's momentum is the same as among others."""
+    space = make_training(*UNIFORM)[0].config.space
+    small, large = space.smallest(), space.largest()
+    options = ("train.momentum_choice=depth", "train.opt=momentum", "train.weight_decay=0")
+    training, data = fixed_training([small, large, small], *options)
+    batches, buffers = training.epoch_batches(data), []
+    for _ in range(3):
+        training.train_step(next(batches))
+        gradient = training.supernet.get_parameter("head.bias").grad
+        assert gradient is not None
+        buffers.append(gradient.clone())  # clipped, as momentum saw it
+    bias = training.supernet.get_parameter("head.bias")
+    depths = {1: 0.9 * buffers[0] + buffers[2], 2: buffers[1]}
+    assert training.momenta.keys() == {"1", "2"}
+    for depth, expected in depths.items():
+        assert_close(training.momenta[str(depth)][bias]["momentum_buffer"], expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [("schedule", COMPLEXITY), ("momentum_choice", ("train.momentum_choice=embed_dim",))],
+)
+@pytest.mark.parametrize("paths", ["sandwich", "sandwich_importance"])
+def test_what_depends_on_the_one_subnet_of_a_step_is_refused_with_sandwiches(
+    key: str, overrides: tuple[str, ...], paths: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^train\.{key} must be left alone unless .* got '"):
+        parse(compose_config([*TINY, f"paths={paths}", *overrides]))
 
 
 def test_images_are_counted_once_and_since_the_last_line_of_this_process(

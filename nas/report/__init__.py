@@ -9,7 +9,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from nas.files import write_atomic
-from nas.report import sections
+from nas.report import ranking, sampling, sections
 from nas.report.formatting import text
 from nas.report.header import header, run_name
 from nas.report.reading import RunFiles, read_run
@@ -74,6 +74,8 @@ svg text.names { font-size: 12px; fill: var(--soft); }
 def write_report(run: Path) -> Path:
     """Writes run/report.html from the files of the run; a section without its file says so.
 
+    Only some runs sample by importance or are ranked: the others have no such section.
+
     Raises ValueError where `run` is no folder or a file in it is damaged.
     """
     if not run.is_dir():
@@ -88,6 +90,8 @@ def page(files: RunFiles) -> str:
         header(files),
         sections.pareto(files),
         sections.training(files),
+        sampling.sampling(files),
+        ranking.ranking(files),
         sections.latency(files),
         sections.architecture(files),
         sections.counts(files),
@@ -98,6 +102,6 @@ def page(files: RunFiles) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(run_name(files))}</title>\n<style>{STYLE}</style>\n"
         f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
+        + "\n".join(filter(None, body))
         + "\n</main>\n</body>\n</html>\n"
     )

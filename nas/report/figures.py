@@ -36,7 +36,7 @@ MARKS = {  # the named subnets: colour, symbol, size in pixels
     "chosen": (VERMILION, "star", 17),
 }
 
-MOST_POINTS = 2000  # of one training curve; more only makes the page slow
+MOST_POINTS = 2000  # of one trace; more only makes the page slow
 
 
 @dataclass(frozen=True)
@@ -235,11 +235,15 @@ def draw_bounds(
 def curve_figure(records: Sequence[Record], key: str, title: str) -> go.Figure:
     """A figure of the training records over epochs."""
     figure = go.Figure(layout=layout("epoch", title))
-    stride = math.ceil(len(records) / MOST_POINTS)
-    kept = [record for record in records[::stride] if finite(record.get(key)) is not None]
-    figure.add_trace(curve(kept, key, title, BLUE, "lines"))
+    kept = [record for record in records if finite(record.get(key)) is not None]
+    figure.add_trace(curve(thinned(kept), key, title, BLUE, "lines"))
     figure.update_layout(showlegend=False)
     return figure
+
+
+def thinned(records: Sequence[Record]) -> Sequence[Record]:
+    """Evenly spaced records, no more than a figure can show."""
+    return records[:: max(1, math.ceil(len(records) / MOST_POINTS))]
 
 
 def probe_figure(records: Sequence[Record]) -> go.Figure:

@@ -16,6 +16,8 @@ INPUTS = (
     "metrics.jsonl",
     "latency.jsonl",
     "candidates.jsonl",
+    "paths.json",
+    "rank.json",
     "search.json",
     "subnet/card.json",
 )
@@ -32,6 +34,8 @@ class RunFiles:
     candidates: list[dict[str, Any]]
     search: Record
     card: Record  # of the exported subnet
+    paths: Record  # the probabilities that subnets are drawn with
+    rank: Record  # how well the supernet ranks
 
     def command(self, stage: str) -> str:
         """The command that makes a stage's files, as HTML."""
@@ -87,6 +91,8 @@ def read_run(run: Path) -> RunFiles:
         candidates=read_records(run / "candidates.jsonl"),
         search=read_object(run / "search.json"),
         card=read_object(run / "subnet" / "card.json"),
+        paths=read_object(run / "paths.json"),
+        rank=read_object(run / "rank.json"),
     )
 
 
