@@ -25,7 +25,15 @@ TABLE = ROOT.parent / "shared" / "data" / "nasbench201" / "accuracy_200_epochs.c
 METHODS = {
     "uniform": ("paths=uniform", "examples=uniform"),
     "published": ("paths=published", "examples=published"),
-    "ours": ("paths=candidates", "paths.interactions=true", "examples=importance"),
+    # As published, importance is that of an option's own parameters and draws of paths have no
+    # weights, so that convolutions are trained more; with memory and a floor.
+    "ours": (
+        "paths=importance",
+        "paths.attribution=choice",
+        "paths.weighted=false",
+        "paths.floor=0.1",
+        "examples=importance",
+    ),
 }
 SEEDS = (0, 1, 2)
 SIZES = {

@@ -52,6 +52,9 @@ class GivenPaths:
     def figures(self) -> dict[str, float]:
         return self.sampler.figures()
 
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        return self.sampler.option_probabilities()
+
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()
 

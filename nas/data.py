@@ -4,6 +4,7 @@ Letters: B batch, C channels, H height, W width, n images. An image's *position*
 split, its *number* through all images of the data set.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -231,6 +232,11 @@ class Reader(Dataset[tuple[Tensor, Tensor] | UnreadableImage]):
             return self.transform(self.source.read(number))
 
 
+def ignore_termination(worker: int) -> None:
+    """Leaves SIGTERM, which torchrun sends to all processes, to the training, which ends workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def read_batches(
     reader: Reader, batch_size: int, *, start: int = 0, workers: int, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -244,6 +250,7 @@ def read_batches(
         num_workers=workers,
         pin_memory=pin,
         generator=Generator(),  # without one it draws from the global generator
+        worker_init_fn=ignore_termination,
     )
     for result in loader:
         if isinstance(result, UnreadableImage):

@@ -127,10 +127,12 @@ def open_run(
     can be put right by another one, which inherits its options.
     """
     run = find_run(overrides, extra_conf)
+    # Looked at before its marker, which another rank of a training may be writing just now.
+    is_taken = run.exists() and (not run.is_dir() or bool(contents(run)))
     is_run = (run / MEMORY).is_file()
     if not is_run and not create:
         raise ValueError(f"run must be a folder that nas train or nas measure made, got {run}")
-    if not is_run and run.exists() and (not run.is_dir() or contents(run)):
+    if not is_run and is_taken:
         raise ValueError(f"run must be a run folder, an empty or a new one, got {run}")
     remembered, conf = read_memory(run / MEMORY) if is_run else ([], None)
     overrides, extra_conf = merge_overrides(remembered, overrides), extra_conf or conf

@@ -3,6 +3,7 @@
 Under torchrun the ranks share each batch. The first one alone evaluates and writes.
 """
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +21,7 @@ from nas.data import ImageData, load
 from nas.device import training_device
 from nas.distributed import Ranks, process_group
 from nas.evaluate import calibrated, evaluate
-from nas.files import locked
+from nas.files import locked, write_atomic
 from nas.gradient_variance import log_variance
 from nas.optimization import is_finite
 from nas.outcomes import Diverged, Stopped
@@ -73,7 +74,7 @@ def go_on(training: Training, data: ImageData, run: Path, console: Console) -> N
                     tracker.log("train", step, epoch=epoch, **figures, images_per_s=rate)
                     logged_step, logged_at = step, now
                 if tracker and step % training.steps_per_epoch == 0:
-                    evaluate_probes(training, data, tracker)
+                    end_epoch(training, data, tracker)
                     save_last_epochs(training, run)
                 # Read once, so that no signal stops what is not saved.
                 signum = ranks.largest(stop[0] if stop else 0)
@@ -125,12 +126,18 @@ def prepare(
     return training, data
 
 
+def end_epoch(training: Training, data: ImageData, tracker: Tracker) -> None:
+    """Evaluates every train.eval_every epochs and at the end."""
+    epoch = training.step // training.steps_per_epoch
+    if epoch % training.config.train.eval_every == 0 or training.step == training.num_steps:
+        evaluate_probes(training, data, tracker)
+        log_sampling(training, data, tracker)
+
+
 def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> None:
     """Accuracy on val of the same few subnets every time, with the averaged weights."""
     config = training.config
     epoch = training.step // training.steps_per_epoch
-    if epoch % config.train.eval_every and training.step < training.num_steps:
-        return
     probes = {"smallest": config.space.smallest(), "largest": config.space.largest()}
     for name, record in config.train.probes.items():
         probes[name] = config.space.from_record(record)
@@ -145,10 +152,18 @@ def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> No
             )
         tracker.log("eval", training.step, epoch=epoch, probe=name, **asdict(accuracy))
         found.append(f"{name} {accuracy.top1:.4f}")
-    if config.train.variance_draws:
-        variances = log_variance(training, data, config.train.variance_draws)
-        tracker.log("variance", training.step, epoch=epoch, **variances)
     tracker.say(f"epoch {epoch}: val top-1 of {accuracy.num_examples} images: {', '.join(found)}")
+
+
+def log_sampling(training: Training, data: ImageData, tracker: Tracker) -> None:
+    """The variance of the gradient, where it is asked for, and each option's probability."""
+    epoch = training.step // training.steps_per_epoch
+    if num_draws := training.config.train.variance_draws:
+        variances = log_variance(training, data, num_draws)
+        tracker.log("variance", training.step, epoch=epoch, **variances)
+    if probabilities := training.paths.option_probabilities():
+        record = {"epoch": epoch, "probabilities": probabilities}
+        write_atomic(tracker.path.with_name("paths.json"), json.dumps(record, indent=1))
 
 
 def save_last_epochs(training: Training, run: Path) -> None:

@@ -225,7 +225,7 @@ class Training:
             log(self.num_params(one))
             for one in (self.config.space.smallest(), self.config.space.largest(), arch)
         )
-        share = (own - smallest) / (largest - smallest)
+        share = (own - smallest) / (largest - smallest) if largest > smallest else 1.0
         return (1 - self.step / self.num_steps) ** (4 - 3.75 * share)
 
     def count_params(self, arch: Any) -> int:

@@ -89,6 +89,9 @@ class PathImportance:
         ess = sum(weights) ** 2 / (len(weights) * squares) if weights else 1.0
         return {"path_ess": ess, "path_strength": self.strength, "path_gain": self.gain}
 
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        return {}
+
     def common_state(self) -> dict[str, Any]:
         return {
             "draws": [[list(draw.columns), *draw[1:]] for draw in self.draws],
@@ -195,6 +198,14 @@ class FactorisedPaths(PathImportance):
                 for importance in importances
             ]
         return probabilities
+
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {
+                str(option): self.probabilities[self.columns[name, option]] for option in options
+            }
+            for name, options in self.choices.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -71,6 +71,12 @@ class PublishedPaths:
     def figures(self) -> dict[str, float]:
         return {"least_probability": min(map(min, self.probabilities.values()))}
 
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        return {
+            name: dict(zip(map(str, options), self.probabilities[kind_of(name)], strict=True))
+            for name, options in self.choices.items()
+        }
+
     def state_dict(self) -> dict[str, Any]:
         return {"norm_means": self.norm_means, "probabilities": self.probabilities}
 

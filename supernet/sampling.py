@@ -69,6 +69,10 @@ class PathSampler(Protocol):
         """What to log of the current probabilities, by name."""
         ...
 
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        """Of each option of each choice; empty where choices have no distribution of their own."""
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -100,6 +104,9 @@ class UniformPaths:
     def observe(self, path: Path, gradient: PathGradient) -> None: ...
 
     def figures(self) -> dict[str, float]:
+        return {}
+
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -152,6 +159,9 @@ class SandwichPaths:
 
     def figures(self) -> dict[str, float]:
         return self.random.figures()
+
+    def option_probabilities(self) -> dict[str, dict[str, float]]:
+        return self.random.option_probabilities()
 
     def state_dict(self) -> dict[str, Any]:
         return self.random.state_dict()
