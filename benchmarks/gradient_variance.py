@@ -32,7 +32,7 @@ from supernet.data_importance import draw_systematic
 from supernet.sampling import PathSampler, UniformData, UniformPaths
 
 IMAGES_PER_CLASS = 500  # of CIFAR-10, so that true norms can be had of every example
-COMMON = ("distillation=none", "train.device=cpu", "train.ema_decay=0.99", "seed=0")
+COMMON = ("distillation=none", "train.device=cpu", "train.precision=fp32", "seed=0")
 FAMILIES = {
     "vit": ("train.label_smoothing=0",),
     "nasbench201": (
@@ -84,7 +84,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--cifar10", type=Path, default=PACKED, help="cifar10_jpeg.npz")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--draws", type=int, default=400, help="gradients a way and stage")
-    parser.add_argument("--norm-paths", type=int, default=3, help="paths for the true norms")
+    parser.add_argument("--norm-paths", type=int, default=4, help="paths for the true norms")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

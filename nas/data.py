@@ -233,7 +233,7 @@ class Reader(Dataset[tuple[Tensor, Tensor] | UnreadableImage]):
 
 
 def ignore_termination(worker: int) -> None:
-    """Leaves SIGTERM, which torchrun sends to all processes, to the training, which ends workers."""
+    """Leaves SIGTERM, which torchrun sends to all, to the training, which ends its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
