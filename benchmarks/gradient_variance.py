@@ -5,13 +5,16 @@ images. After one third, two thirds and all of the training the weights are held
 trace of the covariance of the gradient's estimate is measured over draws of (path, batch): uniform,
 paths by importance, examples by importance, both, PA&DA as published, and examples with
 probabilities proportional to their true gradient norms (root mean square over uniform paths).
-Figures are ratios over uniform draws, at equally many draws of equally large batches; no way needs
-a further pass. The FLOPs of the paths drawn, over uniform's, stand beside them.
+Figures are ratios over uniform draws at equal cost: of the variances at equally many draws of
+equally large batches, times the FLOPs of the paths drawn over uniform's; no way needs a further
+pass. The published form is not weighted, so that its mean is not the uniform one: how far off it
+is, squared, is printed in units of uniform's variance.
 Command: python benchmarks/gradient_variance.py. Last line: JSON.
 """
 
 import argparse
 import json
+import math
 import tempfile
 from copy import deepcopy
 from pathlib import Path
@@ -57,6 +60,7 @@ OURS = {
 }
 PUBLISHED = ("paths=published", "examples=published")
 STAGES = {"one_third": 1 / 3, "two_thirds": 2 / 3, "end": 1.0}
+SETTLING = 4  # epochs of observation after which the published samplers are measured
 WAYS = ("path", "data", "both", "published", "optimum")
 
 
@@ -83,7 +87,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cifar10", type=Path, default=PACKED, help="cifar10_jpeg.npz")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--draws", type=int, default=400, help="gradients a way and stage")
+    parser.add_argument("--draws", type=int, default=1200, help="gradients a way and stage")
     parser.add_argument("--norm-paths", type=int, default=4, help="paths for the true norms")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -119,7 +123,7 @@ def measure_stage(
     paths.begin_epoch(epoch, epochs)
     examples.draw_epoch(torch.Generator(), epoch, epochs)
     uniform = UniformPaths(space=space), UniformData(num_examples=data.num_train)
-    theirs = observe_epoch(training, published, data, epoch)
+    theirs = observe_epochs(training, published, data, epoch)
     norms = true_norms(training, data, options.norm_paths)
     ways = {
         "uniform": uniform,
@@ -131,25 +135,35 @@ def measure_stage(
     }
     draws = {name: Draws.seeded(*way, 1000 * epoch) for name, way in ways.items()}
     moments = gradient_variances(training, data, draws, options.draws)
-    base = moments["uniform"].variance
-    print({**paths.figures(), **examples.figures()}, flush=True)
-    mean_flops = flops_of(training, uniform[0], data)
-    for name in ("path", "published"):
-        share = flops_of(training, ways[name][0], data) / mean_flops
-        print(f"  FLOPs of a path drawn, over uniform's: {name} {share:.3f}", flush=True)
-    ratios = {name: round(moments[name].variance / base, 4) for name in WAYS}
-    print(f"  variance of {options.draws} draws over uniform's: {ratios}", flush=True)
-    return ratios
+    print("  ", {**paths.figures(), **examples.figures()}, flush=True)
+    base, flops = moments["uniform"], flops_of(training, uniform[0])
+    found = {}
+    for name in WAYS:
+        own = moments[name]
+        ratio, share = own.variance / base.variance, flops_of(training, ways[name][0]) / flops
+        error = ratio * math.hypot(own.error / own.variance, base.error / base.variance)
+        bias = float((own.mean - base.mean).square().sum()) / base.variance
+        found[name] = round(ratio * share, 4)
+        print(
+            f"  {name}: variance of {own.count} draws over uniform's {ratio:.3f} (standard error "
+            f"{error:.3f}), FLOPs {share:.3f}, squared distance of the means {bias:.4f}",
+            flush=True,
+        )
+    return found
 
 
-def observe_epoch(training: Training, published: Config, data: ImageData, epoch: int) -> Training:
-    """The published samplers after one epoch at these weights: they forget all that was before."""
-    theirs = Training(published, training.device, data.num_train)
+def observe_epochs(training: Training, published: Config, data: ImageData, epoch: int) -> Training:
+    """The published samplers after some epochs at these weights, from uniform probabilities on.
+
+    What they know is of the last epoch alone, but which examples it had depends on those before.
+    """
+    theirs = Training(deepcopy(published), training.device, data.num_train)
     theirs.supernet.load_state_dict(training.supernet.state_dict())
-    theirs.step = (epoch - 1) * theirs.steps_per_epoch
-    for batch in theirs.epoch_batches(data):
-        theirs.learn(batch, theirs.paths.draw(theirs.path_generator))
-        theirs.step += 1
+    for earlier in range(epoch - SETTLING, epoch):
+        theirs.step = earlier * theirs.steps_per_epoch
+        for batch in theirs.epoch_batches(data):
+            theirs.learn(batch, theirs.paths.draw(theirs.path_generator))
+            theirs.step += 1
     theirs.paths.begin_epoch(epoch, theirs.config.train.epochs)
     theirs.data_sampler.draw_epoch(torch.Generator(), epoch, theirs.config.train.epochs)
     return theirs
@@ -161,15 +175,16 @@ def true_norms(training: Training, data: ImageData, num_paths: int) -> Tensor:
     The gradient is that of the example's own loss within a batch, whose statistics it shares.
     """
     generator, space = Random(0), training.config.space
-    squares = torch.zeros(data.num_train, dtype=torch.float64)
+    squares, counts = torch.zeros(2, data.num_train, dtype=torch.float64)
     order = torch.randperm(data.num_train, generator=torch.Generator().manual_seed(0))
     size = training.config.data.batch_size
     for arch in [space.sample(generator) for _ in range(num_paths)]:
         # The last batch is filled from the front, so that every example is in one.
         filled = torch.cat([order, order[: -len(order) % size]])
         for batch in data.train_batches(filled, batch_size=size, seed=0):
-            squares[batch.indices] = squares[batch.indices] + batch_squares(training, batch, arch)
-    return (squares / num_paths).sqrt()
+            squares.index_add_(0, batch.indices, batch_squares(training, batch, arch))
+            counts.index_add_(0, batch.indices, torch.ones(size, dtype=torch.float64))
+    return (squares / counts).sqrt()
 
 
 def batch_squares(training: Training, batch: Batch, arch: Any) -> Tensor:
@@ -190,7 +205,7 @@ def batch_squares(training: Training, batch: Batch, arch: Any) -> Tensor:
     return torch.stack(squares)
 
 
-def flops_of(training: Training, paths: PathSampler, data: ImageData, num_paths: int = 50) -> float:
+def flops_of(training: Training, paths: PathSampler, num_paths: int = 200) -> float:
     """Mean FLOPs of an image's forward pass over drawn paths."""
     generator = Random(0)
     data_config = training.config.data

@@ -54,7 +54,17 @@ def complaint(error: BaseException, node: Mapping[str, Any], key: str) -> str:
     first = message.split(" ", 1)[0]
     if first.split(".")[0] in PACKAGES:
         return message
-    return f"{key}.{message}" if first in node else f"{key}: {message}"
+    inner = find_argument(node, first)
+    return f"{key}.{inner}{message.removeprefix(first)}" if inner else f"{key}: {message}"
+
+
+def find_argument(node: Mapping[str, Any], name: str) -> str:
+    """Where an argument stands in a component or in one within it; empty if it does not."""
+    if name in node:
+        return name
+    parts = {part: value for part, value in node.items() if isinstance(value, Mapping)}
+    found = {part: find_argument(value, name) for part, value in parts.items()}
+    return next((f"{part}.{inner}" for part, inner in found.items() if inner), "")
 
 
 def check_component(node: Any, key: str) -> None:

@@ -6,7 +6,7 @@ split, its *number* through all images of the data set.
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -50,6 +50,10 @@ class ImageData(Protocol):
         ...
 
     def num_examples(self, split: Split) -> int: ...
+
+    def unmixed(self) -> "ImageData":
+        """The same without mixup and cutmix, whose images would shift the statistics of norms."""
+        ...
 
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
@@ -112,6 +116,9 @@ class Resident:
     def num_examples(self, split: Split) -> int:
         return len(self.source.splits[split])
 
+    def unmixed(self) -> ImageData:
+        return replace(self, mixup=None)
+
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
     ) -> Iterator[Batch]:
@@ -162,6 +169,9 @@ class Stream:
 
     def num_examples(self, split: Split) -> int:
         return len(self.source.splits[split])
+
+    def unmixed(self) -> ImageData:
+        return replace(self, mixup=None)
 
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0

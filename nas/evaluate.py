@@ -34,14 +34,14 @@ class Accuracy:
 def calibrated(model: nn.Module, data: ImageData, batch_size: int) -> nn.Module:
     """The same model with the statistics of its batch norms estimated, where it has any.
 
-    Batches are training images drawn at random once, augmented as in training. The model must be
-    on the data's device; it is changed in place and left in eval mode.
+    Batches are training images drawn at random once, augmented as in training but not mixed. The
+    model must be on the data's device; it is changed in place and left in eval mode.
     """
     if batch_norms(model):
         generator = torch.Generator().manual_seed(CALIBRATION_SEED)
         drawn = torch.randperm(data.num_train, generator=generator)
         drawn = drawn[: max(NUM_CALIBRATION, batch_size)]
-        batches = data.train_batches(drawn, batch_size=batch_size, seed=CALIBRATION_SEED)
+        batches = data.unmixed().train_batches(drawn, batch_size=batch_size, seed=CALIBRATION_SEED)
         calibrate(model, (batch.images for batch in batches))
     return model.eval()
 

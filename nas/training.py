@@ -80,7 +80,11 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError if the training images are not as many as they were."""
+        """Raises ValueError for another version's state, or another number of training images."""
+        odd = sorted(state.keys() ^ self.state_dict().keys())
+        check(
+            "run", not odd, f"of this version, whose checkpoints differ in {odd}", self.config.run
+        )
         rule = f"the {state['num_train']} training images that the run began with"
         check("data", self.num_train == state["num_train"], rule, self.num_train)
         self.step = state["step"]
@@ -128,7 +132,10 @@ class Training:
         size = len(batch.targets) * ranks.world
         begin = self.step % self.steps_per_epoch * size
         weights = self.weights[begin : begin + size].to(self.device)
-        losses, scores, norms = self.backward(batch, ranks.part(weights), paths, ranks)
+        part = ranks.part(weights)
+        if batch.targets.is_floating_point():
+            part = part * part.flip(0)  # an image is mixed with its mirror in the batch
+        losses, scores, norms = self.backward(batch, part, paths, ranks)
         norm = gradient_norm(self.parameters)
         single = len(paths) == 1
         if single and self.paths.norms in ("path", "choice"):
@@ -139,7 +146,7 @@ class Training:
             norms = [path_norms(self.supernet, paths[0], self.paths.norms, norm)]
         if scores:
             mean_scores = ranks.gather(torch.stack(scores).mean(0))
-            self.data_sampler.observe(ranks.gather(batch.indices), mean_scores, weights)
+            self.data_sampler.observe(ranks.gather(batch.indices), mean_scores)
         values = [value for found in norms for value in found.values]
         found = torch.stack([*losses, norm, *values])
         ranks.average([found])  # the losses; the norms are equal already
@@ -184,11 +191,15 @@ class Training:
                 scores.append(logit_gradient_norms(logits, weights * (scale / len(weights))))
             if path.role == "largest":
                 teacher = logits.detach()
-        for parameter in self.parameters:
-            if parameter.grad is None:  # no path used it; fused optimizers need all or none
-                parameter.grad = torch.zeros_like(parameter)
+        self.fill_gradients()
         self.average_gradients(ranks)  # once more for some paths, which changes nothing
         return losses, scores, norms
+
+    def fill_gradients(self) -> None:
+        """Zeros where no path went: fused optimizers need gradients of all parameters or none."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def average_gradients(self, ranks: Ranks) -> None:
         """Of the same parameters on every rank, since all train the same paths."""

@@ -18,6 +18,7 @@ from supernet.sampling import Path, PathGradient, weakest
 FITTED = 2048  # draws on which the regression is fitted
 ENOUGH = 64  # new draws before it is judged and fitted again
 RIDGE = 1.0  # penalty of the regression, in draws
+MOST_OPTIONS = 64  # whose pairs are fitted: the time grows with the sixth power
 LEAST_NORM = 1e-3  # of the median one: a norm of zero would outweigh all others as a logarithm
 
 
@@ -43,6 +44,11 @@ class CandidatePaths(PathImportance):
         if not isinstance(num_candidates, int) or num_candidates < 2:
             raise ValueError(f"num_candidates must be an integer above 1, got {num_candidates!r}")
         super().__init__(floor, annealing, weighted, FITTED, space)
+        if interactions and len(self.columns) > MOST_OPTIONS:
+            raise ValueError(
+                f"interactions must be false in a space of more than {MOST_OPTIONS} options, "
+                f"got {len(self.columns)}"
+            )
         self.num_candidates = num_candidates
         self.interactions = interactions
         num_columns = len(self.columns)
@@ -61,7 +67,7 @@ class CandidatePaths(PathImportance):
         self.fit()
         self.fresh = 0
         norms = [self.expected(draw.columns) ** self.strength for draw in self.draws]
-        self.scale = mean_of(norms, [draw.weight for draw in self.draws])
+        self.scale = mean_of(norms, [draw.ratio for draw in self.draws])
 
     def draw(self, generator: Random) -> list[Path]:
         archs = [self.space.sample(generator) for _ in range(self.num_candidates)]
@@ -71,7 +77,7 @@ class CandidatePaths(PathImportance):
         return [self.path(archs[place], mean / importances[place])]
 
     def observe(self, path: Path, gradient: PathGradient) -> None:
-        self.remember(path, gradient.path)
+        self.draws.append(Draw(self.columns_of(path.arch), path.ratio, gradient.path**2))
         self.fresh = min(self.fresh + 1, FITTED)
 
     def importance(self, columns: Sequence[int]) -> float:
@@ -96,7 +102,7 @@ class CandidatePaths(PathImportance):
 
         E[mean_k r_k . mean_k |g_k|^2 / r_k] for importances r of K candidates.
         """
-        weights = [draw.weight for draw in draws]
+        weights = [draw.ratio for draw in draws]
         norms = [self.expected(draw.columns) ** strength for draw in draws]
         scale = mean_of(norms, weights)
         importances = [1 + self.share * (norm / scale - 1) for norm in norms]

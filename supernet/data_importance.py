@@ -25,8 +25,8 @@ class ImportanceData:
     of its squared scores; one that was never drawn counts as the mean of the others. The share of
     importance is at most 1 - `floor`, a limit that rises linearly over the first `annealing` of all
     epochs. With `weighted` each draw's loss is multiplied by 1 / (N p), which keeps the estimate
-    unbiased. `draws` systematic: an example is drawn N p times, rounded down or up (Kitagawa,
-    1996); independent: with replacement.
+    unbiased; without, importance has its whole share. `draws` systematic: an example is drawn N p
+    times, rounded down or up (Kitagawa, 1996); independent: with replacement.
     """
 
     needs_scores = True
@@ -82,7 +82,7 @@ class ImportanceData:
         # Judged by the importances from before this epoch, so that one that ages badly shows.
         weighted = total / self.probabilities
         moments = {share: float((weighted / self.mix(share)).sum()) for share in shares}
-        self.share = weakest(moments)
+        self.share = weakest(moments) if self.weighted else limit
         self.gain = moments[self.share] / moments[0.0] if moments[0.0] else 1.0
         drawn = count > 0
         means = total[drawn] / count[drawn]
@@ -101,7 +101,7 @@ class ImportanceData:
         importances = torch.where(known, importances, importances[known].mean())
         return (1 - share) / self.num_examples + share * importances / importances.sum()
 
-    def observe(self, indices: Tensor, scores: Tensor, weights: Tensor) -> None:
+    def observe(self, indices: Tensor, scores: Tensor) -> None:
         self.seen = self.seen.to(scores.device)
         squares = scores.double() ** 2
         self.seen.index_add_(1, indices, torch.stack([torch.ones_like(squares), squares]))
@@ -109,12 +109,13 @@ class ImportanceData:
     def figures(self) -> dict[str, float]:
         """`data_ess`: effective over actual number of an epoch's draws, by their weights.
 
-        `data_gain`: the second moment of the scores over that of uniform draws, as it was in the
-        last epoch.
+        Where draws are weighted, `data_gain`: the second moment of the scores over that of uniform
+        draws, as the share in use would have had it in the last epoch.
         """
         uniform = 1 / self.num_examples
         ess = 1 / float((uniform**2 / self.probabilities).sum())
-        return {"data_ess": ess, "data_share": self.share, "data_gain": self.gain}
+        figures = {"data_ess": ess, "data_share": self.share}
+        return figures | ({"data_gain": self.gain} if self.weighted else {})
 
     def state_dict(self) -> dict[str, Any]:
         return {

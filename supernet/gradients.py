@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import variance
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class GradientMoments:
     def __init__(self) -> None:
         self.count = 0
         self.total: Tensor | None = None  # (number of parameters,)
-        self.squares = 0.0
+        self.squares: list[float] = []  # squared norm of each draw
 
     def add(self, parameters: Iterable[nn.Parameter]) -> None:
         """Takes the gradients that a backward pass left; none counts as zeros."""
@@ -77,7 +78,7 @@ class GradientMoments:
         gradient = torch.cat([part.flatten() for part in parts]).double()
         self.count += 1
         self.total = gradient if self.total is None else self.total.add_(gradient)
-        self.squares += float(gradient.square().sum())
+        self.squares.append(float(gradient.square().sum()))
 
     @property
     def mean(self) -> Tensor:
@@ -87,8 +88,13 @@ class GradientMoments:
     @property
     def variance(self) -> float:
         """Unbiased; needs two draws."""
-        excess = self.squares - self.count * float(self.mean.square().sum())
+        excess = sum(self.squares) - self.count * float(self.mean.square().sum())
         return excess / (self.count - 1)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the variance, from the scatter of the draws' squared norms."""
+        return (variance(self.squares) / self.count) ** 0.5
 
 
 def logit_gradient_norms(logits: Tensor, scales: Tensor) -> Tensor:

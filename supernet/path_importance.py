@@ -23,11 +23,15 @@ JUDGED = 512  # draws on which a strength is judged
 
 
 class Draw(NamedTuple):
-    """One drawn path: the column of each option in use, its weight, its squared norm."""
+    """One drawn path: the column of each option in use, its ratio u / p, its squared norm.
+
+    `ratios` are those that it would have had by each strength, before anything was learned from it.
+    """
 
     columns: tuple[int, ...]
-    weight: float
+    ratio: float
     squared_norm: float
+    ratios: tuple[float, ...] = ()
 
 
 class PathImportance:
@@ -73,28 +77,27 @@ class PathImportance:
     def path(self, arch: Any, ratio: float) -> Path:
         return Path(arch, "random", ratio if self.weighted else 1.0, ratio)
 
-    def remember(self, path: Path, norm: float) -> tuple[int, ...]:
-        columns = self.columns_of(path.arch)
-        self.draws.append(Draw(columns, path.ratio, norm**2))
-        return columns
-
     def figures(self) -> dict[str, float]:
-        """`path_ess`: effective over actual number of the draws of late, by their weights.
+        """`path_ess`: effective over actual number of the draws of late, weighted by u / p.
 
-        `path_gain`: the second moment of the gradient's estimate over that of uniform paths, as
-        expected from the draws of late.
+        Where draws are weighted, `path_gain`: the second moment of the gradient's estimate over
+        that of uniform paths, as the strength in use would have had it on the draws of late.
         """
-        weights = [draw.weight for draw in self.draws]
-        squares = sum(weight**2 for weight in weights)
-        ess = sum(weights) ** 2 / (len(weights) * squares) if weights else 1.0
-        return {"path_ess": ess, "path_strength": self.strength, "path_gain": self.gain}
+        ratios = [draw.ratio for draw in self.draws]
+        squares = sum(ratio**2 for ratio in ratios)
+        ess = sum(ratios) ** 2 / (len(ratios) * squares) if ratios else 1.0
+        figures = {"path_ess": ess, "path_strength": self.strength}
+        return figures | ({"path_gain": self.gain} if self.weighted else {})
 
     def option_probabilities(self) -> dict[str, dict[str, float]]:
         return {}
 
     def common_state(self) -> dict[str, Any]:
         return {
-            "draws": [[list(draw.columns), *draw[1:]] for draw in self.draws],
+            "draws": [
+                [list(draw.columns), draw.ratio, draw.squared_norm, list(draw.ratios)]
+                for draw in self.draws
+            ],
             "share": self.share,
             "strength": self.strength,
             "gain": self.gain,
@@ -105,7 +108,10 @@ class PathImportance:
         if state.keys() != known:
             raise ValueError(f"the state must have {sorted(known)}, got {sorted(state)}")
         self.draws.clear()
-        self.draws.extend(Draw(tuple(columns), *rest) for columns, *rest in state["draws"])
+        self.draws.extend(
+            Draw(tuple(columns), ratio, squared_norm, tuple(ratios))
+            for columns, ratio, squared_norm, ratios in state["draws"]
+        )
         self.share, self.strength = state["share"], state["strength"]
         self.gain = state["gain"]
 
@@ -115,8 +121,9 @@ class FactorisedPaths(PathImportance):
 
     The importance of an option is the root of the decayed mean of squared gradient norms, over the
     whole run, of the paths that had it (`attribution` path) or of its own parameters (choice; none
-    for an option without parameters, which the floor keeps alive). Options that were never drawn
-    count as the mean of the others of their choice.
+    for an option without parameters, which the floor keeps alive). If `weighted`, the mean is that
+    over uniform other choices, whatever they were drawn by. Options that were never drawn count as
+    the mean of the others of their choice.
     """
 
     def __init__(
@@ -136,16 +143,23 @@ class FactorisedPaths(PathImportance):
         super().__init__(floor, annealing, weighted, JUDGED, space)
         self.norms: Norms = "path" if attribution == "path" else "choice"
         self.decay = decay
-        # Of each column, None if it was never drawn.
-        self.mean_squares: list[float | None] = [None] * len(self.columns)
+        # Of each column: the decayed mean of squared norms and what it weighs, 0 if never drawn.
+        self.mean_squares = [0.0] * len(self.columns)
+        self.evidence = [0.0] * len(self.columns)
         self.probabilities = list(self.uniform)
+        self.candidates = self.mix_each()
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.anneal(epoch, epochs)
         moments = {strength: self.second_moment(strength) for strength in STRENGTHS}
         self.strength = weakest(moments) if self.weighted else 1.0
         self.gain = moments[self.strength] / moments[0.0] if moments[0.0] else 1.0
-        self.probabilities = self.mix(self.strength)
+        self.candidates = self.mix_each()
+        self.probabilities = self.candidates[self.strength]
+
+    def mix_each(self) -> dict[float, list[float]]:
+        """Each strength's probabilities; the next draws judge them, which they know nothing of."""
+        return {strength: self.mix(strength) for strength in STRENGTHS}
 
     def draw(self, generator: Random) -> list[Path]:
         values: dict[str, Option] = {}
@@ -161,35 +175,44 @@ class FactorisedPaths(PathImportance):
         return math.prod(self.uniform[column] / probabilities[column] for column in columns)
 
     def observe(self, path: Path, gradient: PathGradient) -> None:
-        columns = self.remember(path, gradient.path)
-        names = self.space.active(path.arch)
-        for name, column in zip(names, columns, strict=True):
+        columns = self.columns_of(path.arch)
+        ratios = tuple(self.weight(columns, chances) for chances in self.candidates.values())
+        self.draws.append(Draw(columns, path.ratio, gradient.path**2, ratios))
+        for name, column in zip(self.space.active(path.arch), columns, strict=True):
             own = [gradient.path] if self.norms == "path" else gradient.choices.get(name, ())
-            squared = sum(norm**2 for norm in own)
-            known = self.mean_squares[column]
-            mean = squared if known is None else known
-            self.mean_squares[column] = self.decay * mean + (1 - self.decay) * squared
+            # u / p of the path's other choices, for the mean over uniform ones.
+            others = path.ratio * self.probabilities[column] / self.uniform[column]
+            self.learn(column, sum(norm**2 for norm in own), others if self.weighted else 1.0)
+
+    def learn(self, column: int, squared_norm: float, weight: float) -> None:
+        """One more observation of an option, in a mean whose older ones fade."""
+        faded = self.decay * self.evidence[column]
+        fresh = (1 - self.decay) * weight
+        self.evidence[column] = faded + fresh
+        step = fresh / (faded + fresh)
+        self.mean_squares[column] += step * (squared_norm - self.mean_squares[column])
 
     def second_moment(self, strength: float) -> float:
-        """Of the estimate that a strength would give, from the draws of late; 0 without any."""
-        probabilities = self.mix(strength)
-        return sum(
-            draw.weight * draw.squared_norm * self.weight(draw.columns, probabilities)
-            for draw in self.draws
-        ) / max(1, len(self.draws))
+        """Of the estimate that a strength would have given on the draws of late; 0 without any."""
+        place = STRENGTHS.index(strength)
+        moments = [draw.ratio * draw.squared_norm * draw.ratios[place] for draw in self.draws]
+        return sum(moments) / max(1, len(moments))
 
     def mix(self, strength: float) -> list[float]:
         """Each option's probability: a share by importance, the rest uniform."""
         probabilities: list[float] = []
         for name, options in self.choices.items():
             first = self.columns[name, options[0]]
-            squares = self.mean_squares[first : first + len(options)]
-            norms = [None if square is None else square**0.5 for square in squares]
-            known = [norm for norm in norms if norm is not None]
+            places = range(first, first + len(options))
+            norms = [self.mean_squares[place] ** 0.5 for place in places]
+            known = [
+                norm for norm, place in zip(norms, places, strict=True) if self.evidence[place]
+            ]
             # Without any gradient all options are alike.
             mean = sum(known) / len(known) if any(known) else 1.0
             importances = [
-                (mean if norm is None or not any(known) else norm) ** strength for norm in norms
+                (norm if self.evidence[place] and any(known) else mean) ** strength
+                for norm, place in zip(norms, places, strict=True)
             ]
             total, uniform = sum(importances), 1 / len(options)
             probabilities += [
@@ -211,10 +234,14 @@ class FactorisedPaths(PathImportance):
         return {
             **self.common_state(),
             "mean_squares": list(self.mean_squares),
+            "evidence": list(self.evidence),
+            "candidates": [list(chances) for chances in self.candidates.values()],
             "probabilities": list(self.probabilities),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.load_common_state(state, {"mean_squares", "probabilities"})
-        self.mean_squares = list(state["mean_squares"])
+        needed = {"mean_squares", "evidence", "candidates", "probabilities"}
+        self.load_common_state(state, needed)
+        self.mean_squares, self.evidence = list(state["mean_squares"]), list(state["evidence"])
+        self.candidates = dict(zip(STRENGTHS, map(list, state["candidates"]), strict=True))
         self.probabilities = list(state["probabilities"])

@@ -117,7 +117,7 @@ class PublishedData:
         """An epoch's positions and weights by the current probabilities."""
         return draw_independent(self.probabilities, generator), torch.ones(self.num_examples)
 
-    def observe(self, indices: Tensor, scores: Tensor, weights: Tensor) -> None:
+    def observe(self, indices: Tensor, scores: Tensor) -> None:
         self.scores = self.scores.to(scores.device)
         # Of an example that is drawn twice in a batch, as in theirs, the last score is kept.
         known = self.scores[indices]

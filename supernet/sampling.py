@@ -186,10 +186,10 @@ class DataSampler(Protocol):
         """The same by the probabilities as they are."""
         ...
 
-    def observe(self, indices: Tensor, scores: Tensor, weights: Tensor) -> None:
+    def observe(self, indices: Tensor, scores: Tensor) -> None:
         """Learns from examples (B,) of a batch: the norm of the gradient at each one's logits.
 
-        `scores` are without the weights (B,) that the examples were drawn with.
+        `scores` are without the weights that the losses were multiplied by.
         """
         ...
 
@@ -216,7 +216,7 @@ class UniformData:
     def draw(self, generator: Generator) -> tuple[Tensor, Tensor]:
         return torch.randperm(self.num_examples, generator=generator), torch.ones(self.num_examples)
 
-    def observe(self, indices: Tensor, scores: Tensor, weights: Tensor) -> None: ...
+    def observe(self, indices: Tensor, scores: Tensor) -> None: ...
 
     def figures(self) -> dict[str, float]:
         return {}

@@ -96,9 +96,9 @@ def learn_data(data: DataSampler, scores: Tensor, *, seed: int = 0) -> tuple[Ten
     """All but the last of `EPOCHS`, in batches; returns the last one's draw."""
     generator = Generator().manual_seed(seed)
     for epoch in range(EPOCHS - 1):
-        indices, weights = data.draw_epoch(generator, epoch, EPOCHS)
-        for batch, weight in zip(indices.split(7), weights.split(7), strict=True):
-            data.observe(batch, scores[batch].float(), weight)
+        indices, _ = data.draw_epoch(generator, epoch, EPOCHS)
+        for batch in indices.split(7):
+            data.observe(batch, scores[batch].float())
     return data.draw_epoch(generator, EPOCHS - 1, EPOCHS)
 
 

@@ -21,7 +21,7 @@ NEEDS = {
     "data/image_folder": ["data.root=images", "data.num_classes=3"],
     **{
         f"paths/{name}": ["distillation=none"]
-        for name in ("uniform", "candidates", "importance", "published")
+        for name in ("uniform", "candidates", "emphasis", "importance", "published")
     },
     "space/nasbench201": ["source=none"],
     "source/none": ["space=nasbench201"],

@@ -30,6 +30,9 @@ class FewImages:
     def num_examples(self, split: Split) -> int:
         return len(TARGETS[split])
 
+    def unmixed(self) -> "FewImages":
+        raise AssertionError("evaluation must not train")
+
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
     ) -> Iterator[Batch]:

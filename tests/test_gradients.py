@@ -243,15 +243,14 @@ def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
 ) -> None:
     training, data = make_training("examples=importance", *options)
     heavier(training.paths, 1.7, monkeypatch)
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     monkeypatch.setattr(training.data_sampler, "observe", lambda *found: seen.append(found))
     batch = next(training.epoch_batches(data))
     training.weights = torch.linspace(0.5, 1.5, len(training.weights))
     before = copy.deepcopy(training)
     training.train_step(batch)
-    ((indices, scores, weights),) = seen
+    ((indices, scores),) = seen
     assert torch.equal(indices, batch.indices)
-    assert torch.equal(weights, training.weights[: len(indices)])
     expected, teacher = [], None
     for path in before.paths.draw(before.path_generator):
         logits = before.supernet(batch.images, path.arch)
@@ -260,6 +259,26 @@ def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
         expected.append(torch.autograd.grad(loss, logits)[0].norm(dim=1))
         teacher = logits.detach() if path.role == "largest" else teacher
     assert_close(scores, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_mixed_example_has_the_weights_of_both_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training, data = make_training("examples=importance", "data.mixup=0.8", "paths=sandwich")
+    applied: list[Tensor] = []
+    backward = training.backward
+
+    def spy(batch: Batch, weights: Tensor, *rest: Any) -> Any:
+        applied.append(weights)
+        return backward(batch, weights, *rest)
+
+    monkeypatch.setattr(training, "backward", spy)
+    batch = next(training.epoch_batches(data))
+    training.weights = torch.linspace(0.5, 1.5, len(training.weights))
+    training.train_step(batch)
+    own = training.weights[: len(batch.indices)]
+    mirrored = torch.tensor([float(own[len(own) - 1 - place]) for place in range(len(own))])
+    assert_close(applied[0], own * mirrored)
 
 
 # How much an estimate varies

@@ -3,7 +3,7 @@
 `law` goes through every outcome of a draw, so expectations here are exact, not sampled.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -128,13 +128,13 @@ def test_examples_come_as_often_as_their_probability_says(draws: str) -> None:
     num_examples, num_epochs = 40, 400
     data = ImportanceData(draws=draws, num_examples=num_examples)
     scores, generator = some_scores(num_examples), Generator().manual_seed(0)
-    indices, weights = learn_data(data, scores)
+    indices, _ = learn_data(data, scores)
     assert_unequal(data.probabilities.tolist())
     excess, variance, total = torch.zeros(3, num_examples, dtype=torch.float64)
     largest = 0.0
     for _ in range(num_epochs):
-        data.observe(indices, scores[indices], weights)
-        indices, weights = data.draw_epoch(generator, EPOCHS - 1, EPOCHS)
+        data.observe(indices, scores[indices])
+        indices, _ = data.draw_epoch(generator, EPOCHS - 1, EPOCHS)
         mean = num_examples * data.probabilities
         deviation = indices.bincount(minlength=num_examples) - mean
         largest = max(largest, float(deviation.abs().max()))
@@ -156,7 +156,7 @@ def test_an_epoch_of_equal_scores_has_every_example_once() -> None:
         assert indices.sort().values.tolist() == list(range(97))
         assert weights.tolist() == [1.0] * 97
         orders.append(tuple(indices.tolist()))
-        data.observe(indices, scores, weights)
+        data.observe(indices, scores)
     assert len(set(orders)) == EPOCHS
     assert (data.share, data.gain) == (0.0, 1.0)
 
@@ -396,13 +396,11 @@ def test_options_that_are_not_drawn_keep_their_estimate_and_before_the_mean_of_t
 
     observe(80, with_rare=False)
     paths.begin_epoch(1, 2)
-    assert paths.mean_squares[rare] is None
+    assert paths.evidence[rare] == 0
     assert paths.probabilities[rare] == paths.probabilities[other] == 0.5
     observe(80, with_rare=True)
-    known, common = paths.mean_squares[rare], paths.mean_squares[other]
-    assert known is not None
-    assert common is not None
-    assert known > common > 0
+    known = paths.mean_squares[rare]
+    assert known > paths.mean_squares[other] > 0
     observe(80, with_rare=False)
     paths.begin_epoch(1, 2)
     assert paths.mean_squares[rare] == known
@@ -427,12 +425,12 @@ def test_options_without_parameters_of_their_own_have_the_floor_alone() -> None:
 def test_an_example_that_is_not_drawn_keeps_its_score_and_before_counts_as_the_mean() -> None:
     data, generator = ImportanceData(decay=0.5, num_examples=4), Generator().manual_seed(0)
     data.draw_epoch(generator, 0, 2)
-    data.observe(torch.tensor([0, 1, 1]), torch.tensor([2.0, 1.0, 7.0]), torch.ones(3))
+    data.observe(torch.tensor([0, 1, 1]), torch.tensor([2.0, 1.0, 7.0]))
     data.draw_epoch(generator, 1, 2)
     assert data.mean_squares.tolist() == [4.0, 25.0, 0.0, 0.0]
     expected = [0.125 + 0.5 * score / 14 for score in (2, 5, 3.5, 3.5)]
     assert data.mix(0.5).tolist() == pytest.approx(expected)
-    data.observe(torch.tensor([0, 2]), torch.tensor([4.0, 3.0]), torch.ones(2))
+    data.observe(torch.tensor([0, 2]), torch.tensor([4.0, 3.0]))
     data.draw_epoch(generator, 1, 2)
     assert data.mean_squares.tolist() == [10.0, 25.0, 9.0, 0.0]
     before = data.probabilities.tolist()
@@ -468,14 +466,17 @@ def test_the_second_moment_of_factorised_paths_is_as_predicted(
     paths = FactorisedPaths(space=space)
     observe_uniformly(paths, space)
     paths.share = 0.7
+    paths.candidates = paths.mix_each()
+    paths.draws = deque()
+    observe_uniformly(paths, space)
     predicted = paths.second_moment(strength)
-    paths.probabilities = paths.mix(strength)
+    paths.probabilities = paths.candidates[strength]
     assert predicted == pytest.approx(second_moment(paths, norm_of(space)), rel=1e-9)
 
 
 def test_the_second_moment_is_predicted_from_weighted_draws_too() -> None:
     paths = learned(FactorisedPaths, FEW_DEPTHS, steps=600)
-    assert min(draw.weight for draw in paths.draws) < 0.8
+    assert min(draw.ratio for draw in paths.draws) < 0.8
     expected = second_moment(paths, norm_of(FEW_DEPTHS))
     assert paths.second_moment(paths.strength) == pytest.approx(expected, rel=0.1)
 
@@ -557,13 +558,49 @@ def test_the_estimate_varies_less_than_with_uniform_examples() -> None:
     assert_close(data.probabilities, proportional, rtol=0.1, atol=0)
 
 
+def test_the_gain_of_factorised_paths_is_not_imagined_where_norms_are_noise() -> None:
+    """Strengths are judged by draws that their importances know nothing of."""
+    generator = Random(3)
+
+    def noise(*_: object) -> PathGradient:
+        return PathGradient(generator.lognormvariate(0, 0.7))
+
+    gains = []
+    for _ in range(8):
+        paths = FactorisedPaths(space=SPACES["cell"])
+        learn_paths(paths, SPACES["cell"], gradient=noise, steps=300)
+        truly = 1.0  # second moment over uniform's, where norms do not depend on the path
+        for name, options in paths.choices.items():
+            chances = [paths.probabilities[paths.columns[name, option]] for option in options]
+            truly *= sum(1 / (len(options) ** 2 * chance) for chance in chances)
+        gains.append(truly)
+    assert sum(gains) / len(gains) < 1.01
+
+
+def test_an_options_mean_is_over_uniform_other_choices_whatever_they_were_drawn_by() -> None:
+    """Where norms are large for two options together, a plain mean would see them everywhere."""
+
+    def crossed(_: Space[Any], arch: CellArch) -> PathGradient:
+        return PathGradient(4.0 if arch.operations[0] == arch.operations[1] else 1.0)
+
+    paths = FactorisedPaths(decay=0.999, space=FEW_CELLS)
+    skewed = [0.9, 0.1, *paths.uniform[2:]]
+    generator = Random(0)
+    for _ in range(6000):
+        paths.probabilities = skewed
+        (path,) = paths.draw(generator)
+        paths.observe(path, crossed(FEW_CELLS, path.arch))
+    for column in (2, 3):  # of the second edge; its partner is drawn 9 to 1
+        assert paths.mean_squares[column] == pytest.approx((16 + 1) / 2, rel=0.15)
+
+
 def test_importance_is_left_alone_where_norms_say_nothing() -> None:
     """Scores that change from epoch to epoch would only make weights unequal."""
     data, generator = ImportanceData(num_examples=300), Generator().manual_seed(0)
     for epoch in range(8):
-        indices, weights = data.draw_epoch(generator, epoch, 8)
+        indices, _ = data.draw_epoch(generator, epoch, 8)
         scores = torch.rand(300, generator=generator).add(0.01)
-        data.observe(indices, scores[indices], weights)
+        data.observe(indices, scores[indices])
     data.draw_epoch(generator, 7, 8)
     assert data.share <= 0.2
 
@@ -640,7 +677,7 @@ def test_published_examples_have_the_probabilities_of_the_released_code() -> Non
         running: dict[int, float] = {}
         for batch in indices.split(size):
             scores = noise.lognormal(size=size)
-            data.observe(batch, torch.from_numpy(scores), torch.ones(size))
+            data.observe(batch, torch.from_numpy(scores))
             before = dict(running)  # each draw is averaged with what was known before the batch
             for index, score in zip(batch.tolist(), scores, strict=True):
                 running[index] = (before[index] + score) / 2 if index in before else score

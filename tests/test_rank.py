@@ -439,6 +439,9 @@ class TrainOnly:
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         raise AssertionError("calibration must see train images alone")
 
+    def unmixed(self) -> "TrainOnly":
+        return self
+
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
     ) -> Iterator[Batch]:

@@ -388,7 +388,7 @@ def test_drawing_examples_leaves_the_global_generator_alone(data_case: DataCase)
 
 
 def observe_some(data: DataSampler, indices: Tensor, weights: Tensor) -> None:
-    data.observe(indices[:20], some_scores(NUM_EXAMPLES)[indices[:20]].float(), weights[:20])
+    data.observe(indices[:20], some_scores(NUM_EXAMPLES)[indices[:20]].float())
 
 
 def test_a_restored_data_sampler_goes_on_alike(data_case: DataCase) -> None:
