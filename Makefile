@@ -36,6 +36,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/export_latency.py
 	$(BIN)/python benchmarks/exactness.py
+	$(BIN)/python benchmarks/sampling_overhead.py
+	$(BIN)/python benchmarks/gradient_variance.py --families vit
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -81,10 +81,9 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another version's state, or another number of training images."""
-        odd = sorted(state.keys() ^ self.state_dict().keys())
-        check(
-            "run", not odd, f"of this version, whose checkpoints differ in {odd}", self.config.run
-        )
+        missing = sorted(self.state_dict().keys() - state.keys() - {"commit"})
+        rule = f"of this version, whose checkpoints also have {missing}"
+        check("run", not missing, rule, self.config.run)
         rule = f"the {state['num_train']} training images that the run began with"
         check("data", self.num_train == state["num_train"], rule, self.num_train)
         self.step = state["step"]

@@ -69,9 +69,7 @@ class CellSupernet(Supernet):
 
     def forward(self, images: Tensor, arch: CellArch) -> Tensor:
         """Logits (B, num_classes) of one subnet for images (B, C, H, W)."""
-        # Channels last is what convolutions of few channels are fastest in, by a third on CPUs.
-        images = images.contiguous(memory_format=torch.channels_last)
-        x = normalise(F.conv2d(images, self.stem, padding=1))
+        x = normalise(F.conv2d(channels_last(images), self.stem, padding=1))
         live = arch.live_edges()
         for stage in range(NUM_STAGES):
             if stage > 0:
@@ -158,6 +156,11 @@ def run_cell(
     return nodes.get(OUTPUT, torch.zeros_like(x))
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """The layout in which convolutions of few channels are fastest, by a third on CPUs."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def normalise(x: Tensor) -> Tensor:
     """Batch norm without parameters, by the batch's own statistics."""
     return F.batch_norm(x, None, None, training=True)
@@ -220,7 +223,7 @@ class CellNetwork(nn.Module):
         self.head = nn.Linear(widths[-1], fixed.num_classes, device=device)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images)
+        x = self.stem(channels_last(images))
         for place, cell in enumerate(self.cells):
             stage, first = divmod(place, self.num_cells)
             if stage > 0 and first == 0:
