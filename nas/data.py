@@ -66,8 +66,13 @@ class ImageData(Protocol):
         """
         ...
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """Every example of a split once, not augmented; the last batch may be smaller."""
+    def eval_batches(
+        self, split: Split, batch_size: int, *, order: Tensor | None = None
+    ) -> Iterator[Batch]:
+        """Every example of a split once, not augmented; the last batch may be smaller.
+
+        They follow each other by number, so often by class, or as positions in `order` (n,) do.
+        """
         ...
 
 
@@ -133,10 +138,12 @@ class Resident:
             mixed = mix(self.mixup, images, targets[chosen], derive_seed(seed, MIXUP, batch))
             yield Batch(*mixed, chosen)
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: Split, batch_size: int, *, order: Tensor | None = None
+    ) -> Iterator[Batch]:
         numbers, targets = self.examples(split)
-        positions = torch.arange(len(numbers), device=numbers.device)
-        for chosen in torch.split(positions, batch_size):
+        positions = torch.arange(len(numbers)) if order is None else order
+        for chosen in torch.split(positions.to(numbers.device), batch_size):
             images = normalize(self.pixels[numbers[chosen]], self.config)
             yield Batch(images, targets[chosen], chosen)
 
@@ -185,11 +192,14 @@ class Stream:
             mixed = mix(self.mixup, *pair, derive_seed(seed, MIXUP, batch))
             yield Batch(*mixed, chunks[batch])
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: Split, batch_size: int, *, order: Tensor | None = None
+    ) -> Iterator[Batch]:
         numbers = self.source.splits[split]
-        pairs = self.read(numbers, eval_transform(self.config), batch_size)
-        positions = torch.arange(len(numbers), device=self.device)
-        for chosen, pair in zip(torch.split(positions, batch_size), pairs, strict=True):
+        positions = torch.arange(len(numbers)) if order is None else order.cpu()
+        pairs = self.read(numbers[positions], eval_transform(self.config), batch_size)
+        chunks = torch.split(positions.to(self.device), batch_size)
+        for chosen, pair in zip(chunks, pairs, strict=True):
             yield Batch(*pair, chosen)
 
     def read(

@@ -13,6 +13,8 @@ from supernet.batch_norm import batch_norms, calibrate
 from supernet.distillation import cross_entropy
 from supernet.supernet import Supernet
 
+ORDER_SEED = 0  # of the val images in batches whose statistics are used
+
 
 def load_unmixed(config: Config, device: torch.device) -> ImageData:
     """The run's data without mixup and cutmix, whose images would shift the statistics of norms."""
@@ -45,12 +47,16 @@ def evaluate_within(
     """Accuracy on val of a subnet that is not extracted, whose batch norms thus use each batch.
 
     Batches are equal, of at most `batch_size` images, since statistics depend on their size; the
-    few images at the end that fill none are left out.
+    few images at the end that fill none are left out. They are in a random order, the same for
+    every subnet: folders of images are sorted by class, and statistics of few classes fit no batch
+    of training.
     """
     supernet.eval()
-    size = equal_size(data.num_examples("val"), batch_size)
+    count = data.num_examples("val")
+    size = equal_size(count, batch_size)
+    order = torch.randperm(count, generator=Generator().manual_seed(ORDER_SEED))
     hits, loss, seen = 0, 0.0, 0
-    for batch in data.eval_batches("val", size):
+    for batch in data.eval_batches("val", size, order=order):
         if len(batch.targets) == size:
             logits = supernet(batch.images, arch)
             hits += int((logits.argmax(1) == batch.targets).sum())

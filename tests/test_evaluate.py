@@ -38,7 +38,9 @@ class FewImages:
     ) -> Iterator[Batch]:
         raise AssertionError("evaluation must not train")
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: Split, batch_size: int, *, order: Tensor | None = None
+    ) -> Iterator[Batch]:
         for chosen in torch.split(torch.arange(self.num_examples(split)), batch_size):
             yield Batch(chosen.float()[:, None, None, None], TARGETS[split][chosen], chosen)
 

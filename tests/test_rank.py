@@ -25,7 +25,7 @@ from nas.evaluate import Accuracy, calibrated, evaluate
 from nas.files import locked, read_records
 from nas.ranking import FIGURES, estimate
 from nas.run import open_run
-from nas.scoring import calibrate_norms, equal_size, load_unmixed, score
+from nas.scoring import ORDER_SEED, calibrate_norms, equal_size, load_unmixed, score
 from nas.standalone import draw_archs
 from nas.weights import load_supernet, make_supernet
 from search_spaces.cell import CellArch, CellSpace
@@ -409,11 +409,39 @@ def test_the_supernet_scores_with_the_statistics_of_equal_batches(cells: Path) -
     arch = config.space.largest()
     model = supernet.extract(arch)
     data, hits = load_unmixed(config, CPU), 0
+    order = torch.randperm(287, generator=torch.Generator().manual_seed(ORDER_SEED))
     with batch_statistics(model), torch.inference_mode():
-        for batch in list(data.eval_batches("val", 71))[:4]:  # of 287 images
+        for batch in list(data.eval_batches("val", 71, order=order))[:4]:
             hits += int((model(batch.images).argmax(1) == batch.targets).sum())
     found = score_of(cells, arch, "rank.batch_size=72")
     assert (found.num_examples, found.top1) == (284, hits / 284)
+
+
+def test_no_batch_of_a_score_is_of_few_classes_where_images_are_sorted_by_class(
+    monkeypatch: pytest.MonkeyPatch, cells: Path
+) -> None:
+    """As folders of images are; batch statistics of one class fit nothing that was trained."""
+    config = config_of(cells)
+    data = load_unmixed(config, CPU)
+    numbers = data.source.splits["val"]  # type: ignore[attr-defined]
+    by_class = numbers[data.source.targets[numbers].argsort()]  # type: ignore[attr-defined]
+    monkeypatch.setitem(data.source.splits, "val", by_class)  # type: ignore[attr-defined]
+    assert len(next(iter(data.eval_batches("val", 41))).targets.unique()) < 4
+    seen: list[int] = []
+
+    def note(images: Tensor, arch: object) -> Tensor:
+        seen.append(len({float(image.sum()) for image in images}))
+        classes.append(len(next(targets).unique()))
+        return torch.zeros(len(images), 10)
+
+    classes: list[int] = []
+    order = torch.randperm(287, generator=torch.Generator().manual_seed(ORDER_SEED))
+    targets = iter([batch.targets for batch in data.eval_batches("val", 41, order=order)])
+    supernet, _ = load_supernet(config, cells, print)
+    monkeypatch.setattr(supernet, "forward", note)
+    score(config_of(cells, "rank.batch_size=41").rank, supernet, None, data)
+    assert len(seen) == 7
+    assert min(classes) >= 8
 
 
 def test_calibrated_scores_are_those_of_the_extracted_model_with_statistics(cells: Path) -> None:
@@ -436,7 +464,9 @@ class TrainOnly:
     def num_examples(self, split: Split) -> int:
         raise AssertionError("calibration must see train images alone")
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: Split, batch_size: int, *, order: Tensor | None = None
+    ) -> Iterator[Batch]:
         raise AssertionError("calibration must see train images alone")
 
     def unmixed(self) -> "TrainOnly":
