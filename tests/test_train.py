@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -386,6 +386,15 @@ def test_a_run_does_not_go_on_with_another_number_of_images(whole: Path) -> None
     assert training.step == 0
 
 
+@pytest.fixture
+def python_handler() -> Iterator[None]:
+    """Python's own handler of SIGINT, which the background job of a shell begins without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handler")
 def test_a_second_signal_acts_as_it_does_by_default() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop_signals() as received:
