@@ -64,7 +64,8 @@ class GivenPaths:
 
 def main() -> None:
     options = parse_options()
-    torch.set_num_threads(options.threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     ours, uniform = (make_epochs(options, draws) for draws in (IMPORTANCE, UNIFORM))
     ours_ms, uniform_ms = time_alternating(
         ours,
