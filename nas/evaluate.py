@@ -31,17 +31,24 @@ class Accuracy:
         return float(interval.low), float(interval.high)
 
 
-def calibrated(model: nn.Module, data: ImageData, batch_size: int) -> nn.Module:
+def calibrated(
+    model: nn.Module,
+    data: ImageData,
+    batch_size: int,
+    *,
+    num_images: int = NUM_CALIBRATION,
+    seed: int = CALIBRATION_SEED,
+) -> nn.Module:
     """The same model with the statistics of its batch norms estimated, where it has any.
 
     Batches are training images drawn at random once, augmented as in training but not mixed. The
     model must be on the data's device; it is changed in place and left in eval mode.
     """
     if batch_norms(model):
-        generator = torch.Generator().manual_seed(CALIBRATION_SEED)
+        generator = torch.Generator().manual_seed(seed)
         drawn = torch.randperm(data.num_train, generator=generator)
-        drawn = drawn[: max(NUM_CALIBRATION, batch_size)]
-        batches = data.unmixed().train_batches(drawn, batch_size=batch_size, seed=CALIBRATION_SEED)
+        drawn = drawn[: max(num_images, batch_size)]
+        batches = data.unmixed().train_batches(drawn, batch_size=batch_size, seed=seed)
         calibrate(model, (batch.images for batch in batches))
     return model.eval()
 

@@ -1,15 +1,12 @@
 """What a supernet says of an architecture: its accuracy on val with the shared weights."""
 
-from dataclasses import replace
-
 import torch
 from torch import Generator, nn
 
 from nas.config import Config
 from nas.data import ImageData, load
-from nas.evaluate import Accuracy, evaluate
+from nas.evaluate import Accuracy, calibrated, evaluate
 from nas.settings import RankConfig
-from supernet.batch_norm import batch_norms, calibrate
 from supernet.distillation import cross_entropy
 from supernet.supernet import Supernet
 
@@ -18,7 +15,7 @@ ORDER_SEED = 0  # of the val images in batches whose statistics are used
 
 def load_unmixed(config: Config, device: torch.device) -> ImageData:
     """The run's data without mixup and cutmix, whose images would shift the statistics of norms."""
-    return load(replace(config.data, mixup=0.0, cutmix=0.0), seed=config.seed, device=device)
+    return load(config.data, seed=config.seed, device=device).unmixed()
 
 
 def score(settings: RankConfig, supernet: Supernet, arch: object, data: ImageData) -> Accuracy:
@@ -81,9 +78,5 @@ def calibrate_norms(
     model: nn.Module, data: ImageData, *, batch_size: int, num_batches: int, seed: int
 ) -> None:
     """Estimates batch norms' statistics on augmented training images, the same for every model."""
-    if not batch_norms(model):
-        return
     size = min(batch_size, data.num_train)
-    order = torch.randperm(data.num_train, generator=Generator().manual_seed(seed))
-    batches = data.train_batches(order[: num_batches * size], batch_size=size, seed=seed)
-    calibrate(model, (batch.images for batch in batches))
+    calibrated(model, data, size, num_images=num_batches * size, seed=seed)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from search_spaces.space import Option
+from search_spaces.space import Option, check_positive_int, check_values
 
 # (target, source) of each edge, in the order of the benchmark's tables.
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
@@ -87,23 +87,14 @@ class CellSpace:
             )
         object.__setattr__(self, "operations", tuple(operations))
         for name in ("channels", "num_cells"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise ValueError(f"space.{name} must be a positive integer, got {value!r}")
+            check_positive_int(f"space.{name}", getattr(self, name))
 
     def choices(self) -> dict[str, tuple[Option, ...]]:
         return {edge_name(edge): tuple(self.operations) for edge in EDGES}
 
     def decode(self, values: Mapping[str, Option]) -> CellArch:
         choices = self.choices()
-        if values.keys() != choices.keys():
-            odd = sorted(values.keys() ^ choices.keys())
-            raise ValueError(
-                f"decode needs every choice of the space and no other; differing: {odd}"
-            )
-        for name, options in choices.items():
-            if values[name] not in options:
-                raise ValueError(f"{name} must be one of {list(options)}, got {values[name]!r}")
+        check_values(choices, values)
         return CellArch(tuple(str(values[name]) for name in choices))
 
     def encode(self, arch: CellArch) -> dict[str, Option]:

@@ -49,3 +49,18 @@ class Space(Protocol[ArchT]):
     def num_archs(self) -> int:
         """The number of distinct architectures."""
         ...
+
+
+def check_values(choices: Mapping[str, tuple[Option, ...]], values: Mapping[str, Option]) -> None:
+    """Raises ValueError unless `values` has one option of every choice and nothing else."""
+    if values.keys() != choices.keys():
+        odd = sorted(values.keys() ^ choices.keys())
+        raise ValueError(f"decode needs every choice of the space and no other; differing: {odd}")
+    for name, options in choices.items():
+        if values[name] not in options:
+            raise ValueError(f"{name} must be one of {list(options)}, got {values[name]!r}")
+
+
+def check_positive_int(key: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{key} must be a positive integer, got {value!r}")

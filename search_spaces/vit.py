@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from random import Random
 
-from search_spaces.space import Option
+from search_spaces.space import Option, check_positive_int, check_values
 
 PER_BLOCK = ("num_heads", "mlp_ratio", "rank")
 
@@ -87,14 +87,7 @@ class ViTSpace:
 
     def decode(self, values: Mapping[str, Option]) -> ViTArch:
         choices = self.choices()
-        if values.keys() != choices.keys():
-            odd = sorted(values.keys() ^ choices.keys())
-            raise ValueError(
-                f"decode needs every choice of the space and no other; differing: {odd}"
-            )
-        for name, options in choices.items():
-            if values[name] not in options:
-                raise ValueError(f"{name} must be one of {list(options)}, got {values[name]!r}")
+        check_values(choices, values)
         blocks = range(int(values["depth"]))
         return ViTArch(
             embed_dim=int(values["embed_dim"]),
@@ -157,11 +150,6 @@ class ViTSpace:
         per_block = len(self.num_heads) * len(self.mlp_ratio) * len(self.rank)
         shared = len(self.embed_dim) * len(self.num_atoms)
         return shared * sum(per_block**depth for depth in self.depth)
-
-
-def check_positive_int(key: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"{key} must be a positive integer, got {value!r}")
 
 
 def check_positive_number(key: str, value: object) -> None:

@@ -57,7 +57,7 @@ class CandidatePaths(PathImportance):
         self.fresh = 0  # draws since the last fit
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.anneal(epoch, epochs)
+        self.share = self.annealing.share(epoch, epochs)
         if self.fresh < ENOUGH:
             return
         fresh = list(self.draws)[-self.fresh :]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from supernet.sampling import weakest
+from supernet.sampling import Annealing, weakest
 
 NUM_SHARES = 11  # candidates for the share of importance, from 0 to the annealed limit
 
@@ -41,15 +41,11 @@ class ImportanceData:
         *,
         num_examples: int,
     ) -> None:
-        for name, value in {"floor": floor, "annealing": annealing}.items():
-            if not 0 < value <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {value!r}")
+        self.annealing = Annealing(floor, annealing)
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay!r}")
         if draws not in ("systematic", "independent"):
             raise ValueError(f"draws must be systematic or independent, got {draws!r}")
-        self.floor = floor
-        self.annealing = annealing
         self.decay = decay
         self.weighted = weighted
         self.draws = draws
@@ -63,7 +59,7 @@ class ImportanceData:
         self.seen = torch.zeros(2, num_examples, dtype=torch.float64)
 
     def draw_epoch(self, generator: Generator, epoch: int, epochs: int) -> tuple[Tensor, Tensor]:
-        self.learn((1 - self.floor) * min(1.0, epoch / (self.annealing * epochs)))
+        self.learn(self.annealing.share(epoch, epochs))
         return self.draw(generator)
 
     def draw(self, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from search_spaces.space import Option, Space
-from supernet.sampling import Norms, Path, PathGradient, weakest
+from supernet.sampling import Annealing, Norms, Path, PathGradient, weakest
 
 # How strongly importances may be used: exponents of the predicted norms.
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -48,12 +48,8 @@ class PathImportance:
     def __init__(
         self, floor: float, annealing: float, weighted: bool, memory: int, space: Space[Any]
     ) -> None:
-        for name, value in {"floor": floor, "annealing": annealing}.items():
-            if not 0 < value <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {value!r}")
         self.space = space
-        self.floor = floor
-        self.annealing = annealing
+        self.annealing = Annealing(floor, annealing)
         self.weighted = weighted
         self.choices = space.choices()
         self.columns: dict[tuple[str, Option], int] = {}
@@ -70,9 +66,6 @@ class PathImportance:
     def columns_of(self, arch: Any) -> tuple[int, ...]:
         """The columns of the options that an architecture uses, in the order of choices."""
         return tuple(self.columns[item] for item in self.space.active(arch).items())
-
-    def anneal(self, epoch: int, epochs: int) -> None:
-        self.share = (1 - self.floor) * min(1.0, epoch / (self.annealing * epochs))
 
     def path(self, arch: Any, ratio: float) -> Path:
         return Path(arch, "random", ratio if self.weighted else 1.0, ratio)
@@ -150,7 +143,7 @@ class FactorisedPaths(PathImportance):
         self.candidates = self.mix_each()
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.anneal(epoch, epochs)
+        self.share = self.annealing.share(epoch, epochs)
         moments = {strength: self.second_moment(strength) for strength in STRENGTHS}
         self.strength = weakest(moments) if self.weighted else 1.0
         self.gain = moments[self.strength] / moments[0.0] if moments[0.0] else 1.0

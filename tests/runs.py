@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from nas.config import Config
+from nas.export import load_plain, onnx_program
 from nas.files import read_records
 from nas.measure import LatencyTable, Measurement
 from nas.run import open_run
+from supernet.supernet import Supernet
 
 Record = dict[str, Any]
 
@@ -35,13 +39,16 @@ TINY = (
 
 
 # NAS-Bench-201's cells, as small as they can be; what is not named here is as in TINY.
-TINY_CELLS = (
+SMALL_CELLS = (
     "space=nasbench201",
     "source=none",
     "paths=uniform",
     "distillation=none",
     "space.channels=4",
     "space.num_cells=1",
+)
+TINY_CELLS = (
+    *SMALL_CELLS,
     "train.opt=momentum",
     "train.lr=0.05",
     *(option for option in TINY if not option.startswith("space.")),
@@ -98,3 +105,26 @@ def candidates_of(run: Path) -> list[Record]:
 def search_of(run: Path) -> Record:
     found: Record = json.loads((run / "search.json").read_text())
     return found
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    """All of the last checkpoint but the version of the code."""
+    state: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
+    return {name: value for name, value in state.items() if name != "commit"}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """All records without what the clock decides."""
+    records = read_records(run / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
+
+
+# What reads each exported file as a program of images.
+PROGRAMS: dict[str, Callable[[Path, Supernet, Any], Callable[[Tensor], Tensor]]] = {
+    "model.safetensors": lambda path, supernet, arch: load_plain(load_file(path), supernet, arch),
+    "factorised.safetensors": lambda path, supernet, arch: load_plain(
+        supernet.merge(load_file(path), arch), supernet, arch
+    ),
+    "model.pt2": lambda path, supernet, arch: torch.export.load(path).module(),
+    "model.onnx": lambda path, supernet, arch: onnx_program(path),
+}

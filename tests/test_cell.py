@@ -20,7 +20,7 @@ import nas.export
 from nas.__main__ import main
 from nas.data import load
 from nas.evaluate import NUM_CALIBRATION, calibrated, evaluate
-from nas.export import TOLERANCES, compare, load_plain, onnx_program
+from nas.export import TOLERANCES, compare, load_plain
 from nas.files import read_records
 from nas.outcomes import NotEqual
 from nas.weights import load_supernet
@@ -28,7 +28,7 @@ from search_spaces.cell import EDGES, OPERATIONS, CellArch, CellSpace, edge_name
 from supernet.batch_norm import batch_norms, batch_statistics, calibrate
 from supernet.cell import KERNELS, NUM_STAGES, CellNetwork, CellSizes, CellSupernet
 from supernet.ledger import count
-from tests.runs import TINY_CELLS, candidates_of, config_of, search_of
+from tests.runs import PROGRAMS, TINY_CELLS, candidates_of, config_of, search_of
 from tests.spaces import CELL_SIZES, CELLS, make_cells, some_archs, some_images
 
 SPACE = CellSpace()
@@ -338,16 +338,6 @@ def test_the_last_probes_are_judged_as_the_search_judges(run: Path) -> None:
     last = {r["probe"]: r["loss"] for r in records[-2:]}
     found = search_of(run)
     assert last == {name: pytest.approx(found[name]["loss"]) for name in ("smallest", "largest")}
-
-
-PROGRAMS: dict[str, Any] = {
-    "model.safetensors": lambda path, net, arch: load_plain(load_file(path), net, arch),
-    "factorised.safetensors": lambda path, net, arch: load_plain(
-        net.merge(load_file(path), arch), net, arch
-    ),
-    "model.pt2": lambda path, net, arch: torch.export.load(path).module(),
-    "model.onnx": lambda path, net, arch: onnx_program(path),
-}
 
 
 @pytest.mark.parametrize("name", TOLERANCES)

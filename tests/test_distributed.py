@@ -28,9 +28,9 @@ from nas.__main__ import main
 from nas.config import parse
 from nas.data import Batch, load
 from nas.distributed import ALONE, Ranks
-from nas.files import read_records
 from nas.run import compose_config, open_run
 from nas.training import Training
+from tests.runs import checkpoint, metrics
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -152,17 +152,6 @@ def free_port() -> str:
 def run_alone(run: Path, *overrides: str) -> Path:
     assert main(["train", f"run={run}", *overrides]) == 0
     return run
-
-
-def checkpoint(run: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
-    return {name: value for name, value in state.items() if name != "commit"}
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """All records without what the clock decides."""
-    records = read_records(run / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
 
 
 def assert_about_the_same(run: Path, alone: Path) -> None:

@@ -3,7 +3,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from torch import Tensor
 import nas.export
 from nas.__main__ import main
 from nas.evaluate import Accuracy
-from nas.export import SAME, TOLERANCES, compare, load_plain, onnx_program, pick_arch
+from nas.export import SAME, TOLERANCES, compare, pick_arch
 from nas.files import write_atomic
 from nas.model_card import model_card
 from nas.outcomes import NotEqual
 from nas.weights import load_supernet
 from search_spaces.vit import ViTArch
 from supernet.supernet import Supernet
-from tests.runs import Record, config_of, search_of, use_paper_device
+from tests.runs import PROGRAMS, Record, config_of, search_of, use_paper_device
 
 # Its two layers share one atom, so that the factorised file is the smaller one.
 ARCH = {
@@ -89,16 +89,6 @@ def ready(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def images(count: int) -> Tensor:
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
-
-
-PROGRAMS: dict[str, Callable[[Path, Supernet, Any], Callable[[Tensor], Tensor]]] = {
-    "model.safetensors": lambda path, supernet, arch: load_plain(load_file(path), supernet, arch),
-    "factorised.safetensors": lambda path, supernet, arch: load_plain(
-        supernet.merge(load_file(path), arch), supernet, arch
-    ),
-    "model.pt2": lambda path, supernet, arch: torch.export.load(path).module(),
-    "model.onnx": lambda path, supernet, arch: onnx_program(path),
-}
 
 
 @pytest.mark.parametrize("name", TOLERANCES)

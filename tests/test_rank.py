@@ -31,20 +31,10 @@ from nas.weights import load_supernet, make_supernet
 from search_spaces.cell import CellArch, CellSpace
 from supernet.batch_norm import batch_statistics
 from supernet.ledger import count
-from tests.runs import Record, config_of
+from tests.runs import SMALL_CELLS, Record, config_of
 
 CPU = torch.device("cpu")
-CELLS = (
-    "space=nasbench201",
-    "source=none",
-    "paths=uniform",
-    "distillation=none",
-    "space.channels=4",
-    "space.num_cells=1",
-    "train.device=cpu",
-    "train.threads=1",
-    "train.precision=fp32",
-)
+CELLS = (*SMALL_CELLS, "train.device=cpu", "train.threads=1", "train.precision=fp32")
 ALONE = ("rank.standalone=3", "rank.standalone_epochs=2", "rank.resamples=20")
 
 

@@ -41,6 +41,7 @@ from search_spaces.vit import ViTArch
 from supernet.distillation import kl_divergence
 from supernet.sampling import Path as SampledPath
 from supernet.sampling import UniformPaths
+from tests.runs import checkpoint, metrics
 
 CPU = torch.device("cpu")
 NARROW = ViTArch(embed_dim=16, num_heads=(2,), mlp_ratio=(1,), rank=(4,), num_atoms=3)
@@ -107,18 +108,6 @@ def make_training(*overrides: str) -> tuple[Training, ImageData]:
     smoothing = config.train.label_smoothing
     data = load(config.data, seed=config.seed, device=CPU, label_smoothing=smoothing)
     return Training(config, CPU, data.num_train), data
-
-
-def checkpoint(run: Path) -> dict[str, Any]:
-    """All of the last checkpoint but the version of the code."""
-    state: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
-    return {name: value for name, value in state.items() if name != "commit"}
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """All records without what the clock decides."""
-    records = read_records(run / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
 
 
 def assert_same_run(first: Path, second: Path) -> None:
