@@ -479,7 +479,7 @@ def test_calibration_sees_distinct_train_images_in_an_order_of_the_seed(
         def noted(_model: torch.nn.Module, batches: Iterator[Tensor]) -> None:
             found.extend(float(image.mean()) for batch in batches for image in batch)
 
-        monkeypatch.setattr("nas.scoring.calibrate", noted)
+        monkeypatch.setattr("nas.evaluate.calibrate", noted)
         calibrate_norms(model, TrainOnly(), batch_size=size, num_batches=num_batches, seed=seed)
         return found
 
