@@ -18,7 +18,7 @@ from torch import nn
 
 from nas.config import parse
 from nas.device import device_card
-from nas.measure import measure_latency
+from nas.measure import Bench
 from nas.run import compose_config
 from nas.weights import make_supernet
 from search_spaces.vit import ViTArch
@@ -33,12 +33,13 @@ def main() -> None:
     options = parser.parse_args()
     settings = ["space=autoformer_tiny", "data=cifar10", f"target.device={options.device}"]
     config = parse(compose_config([*settings, f"target.passes={options.passes}"]))
-    card = device_card(config.target, img_size=32, in_chans=3)
+    card, effort = device_card(config.target, in_chans=3), config.target.effort()
     supernet = make_supernet(config)
     ratios, generator = [], Random(0)
     for number in range(NUM_SUBNETS):
         arch = config.space.sample(generator)
-        latency = measure_latency(supernet.extract(arch), by_hand(arch), card)
+        with Bench(by_hand(arch), card, effort) as bench:
+            latency = bench.sessions([supernet.extract(arch)])[0].latency()
         ratios.append(latency.ratio)
         print(
             f"subnet {number}: depth {arch.depth} width {arch.embed_dim}, "

@@ -23,7 +23,7 @@ def run_train(config: Config, run: Path, console: Console) -> None:
 
 
 def run_measure(config: Config, run: Path, console: Console) -> None:
-    from nas.costs import measure_space
+    from nas.plan import measure_space
 
     measure_space(config, run, console)
 
@@ -74,7 +74,7 @@ STAGES = {
     "measure": Stage(
         run_measure,
         "what subnets cost on the target and which budgets can be met, before any training",
-        ("run", "seed", "budget"),
+        ("run", "seed", "budget", "plan", "archs", "out"),
         (*TRAINING_GROUPS, "target"),
         creates_run=True,
     ),

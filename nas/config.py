@@ -50,6 +50,9 @@ class Config:
     budget: BudgetConfig
     search: SearchConfig
     rank: RankConfig
+    archs: str  # measure: a plan to measure, empty for none
+    plan: int  # measure: architectures to plan for another machine, 0 for none
+    out: str  # measure: the file that a plan, or what was measured of one, is written to
     pick: str  # export: best of the search, or a trial's number
     arch: str  # export: an architecture file instead; empty for none
     wandb: WandbConfig
@@ -64,6 +67,11 @@ class Config:
             "best, or smallest, largest or a trial number where arch is not given",
             self.pick,
         )
+        check("plan", self.plan == 0 or self.plan >= 2, "0 for none, or at least 2", self.plan)
+        check("plan", not (self.plan and self.archs), "0 where archs is given", self.plan)
+        wanted = bool(self.plan or self.archs)
+        rule = "the file to write, with plan or archs" if wanted else "empty without plan and archs"
+        check("out", bool(self.out) == wanted, rule, self.out)
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
 
@@ -123,6 +131,7 @@ def check_together(config: Config) -> None:
         check_cells(config)
     else:
         check_transformers(config)
+    check_target(config)
 
 
 def check_cells(config: Config) -> None:
@@ -132,6 +141,18 @@ def check_cells(config: Config) -> None:
     size = config.data.img_size
     # Two steps of stride 2, whose shortcut and convolutions must give the same size.
     check("data.img_size", size % 4 == 0, "a multiple of 4 for cells", size)
+
+
+def check_target(config: Config) -> None:
+    direct = bool(config.target.table) and config.search.strategy == "direct"
+    rule = "guided with target.table, since a sampler would propose what was not measured there"
+    check("search.strategy", not direct, rule, config.search.strategy)
+    size, trained = config.target.img_size, config.data.img_size
+    if isinstance(config.space, CellSpace):
+        check("target.img_size", size % 4 == 0, "a multiple of 4 for cells", size)
+    else:
+        rule = f"data.img_size ({trained}), which a transformer's position embeddings are for"
+        check("target.img_size", size == trained, rule, size)
 
 
 def check_transformers(config: Config) -> None:

@@ -1,24 +1,25 @@
-"""What subnets cost, and whether a space can meet the budgets at all: `nas measure`."""
+"""What subnets of a supernet cost on the target, and how far they are from budgets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import torch
 from torch import nn
 
 from nas.config import Config
-from nas.device import device_card
+from nas.device import DeviceCard, device_card, device_lock
 from nas.files import locked
-from nas.measure import LatencyTable, Measurement, measure, measure_now
-from nas.weights import make_supernet
+from nas.latency_table import LatencyTable, Measurement, cards_in
+from nas.measure import Bench
+from nas.settings import TargetConfig, check
 from supernet.ledger import Counts, count
 from supernet.supernet import Supernet
 
-MEDIAN_OF = 101  # sampled architectures whose middle one, by parameters, is called the median
+MIN = "min_"  # begins the key of a lower bound
+MOST_SESSIONS = 4  # of a subnet whose interval holds a bound
 
 
 @dataclass(frozen=True)
@@ -30,156 +31,211 @@ class Costs:
     measurement: Measurement
     largest_measurement: Measurement
 
-    def record(self) -> dict[str, float]:
+    def record(self) -> dict[str, Any]:
         """Every figure by name, among them one for each key of the budget."""
-        measurement = asdict(self.measurement)
-        memory_mib = self.measurement.memory_mib
         return {
-            **measurement,
-            "latency_of_largest": self.measurement.ratio,
+            **measured_record(self.measurement, self.largest_measurement),
             **asdict(self.counts),
             "params": self.counts.params,
             "params_of_largest": self.counts.params / self.largest_counts.params,
-            "memory_of_largest": memory_mib / self.largest_measurement.memory_mib,
         }
 
 
+def measured_record(own: Measurement, largest: Measurement) -> dict[str, Any]:
+    return {
+        **asdict(own),
+        "latency_of_largest": own.ratio,
+        "memory_of_largest": own.memory_mib / largest.memory_mib,
+    }
+
+
 def violations(costs: Mapping[str, float], bounds: Mapping[str, float]) -> dict[str, float]:
-    """How far each bound is exceeded, as a fraction of it; met when <= 0.
+    """How far each bound is missed, as a fraction of it; met when <= 0.
 
-    A latency is judged by the upper end of its 95 % interval, so that noise alone meets no budget.
+    A latency is judged by the worse end of its 95 % interval, so that noise alone meets no budget.
     """
-    return {key: judged(costs, key, "ratio_high") / bound - 1 for key, bound in bounds.items()}
+    return {key: excess(costs, key, bound, worse=True) for key, bound in bounds.items()}
 
 
-def out_of_reach(smallest: Mapping[str, float], bounds: Mapping[str, float]) -> list[str]:
-    """The bounds that no subnet can meet, since nothing costs less than the smallest one.
+def out_of_reach(
+    smallest: Mapping[str, float], largest: Mapping[str, float], bounds: Mapping[str, float]
+) -> list[str]:
+    """The bounds that no subnet can meet: none costs less than the smallest, or more than largest.
 
-    A latency counts by the lower end of its interval, so that noise alone ends no search.
+    A latency counts by the better end of its interval, so that noise alone ends no search.
     """
-    return [key for key, bound in bounds.items() if judged(smallest, key, "ratio_low") > bound]
+    return [
+        key
+        for key, bound in bounds.items()
+        if excess(largest if key.startswith(MIN) else smallest, key, bound, worse=False) > 0
+    ]
 
 
-def judged(costs: Mapping[str, float], key: str, end: str) -> float:
-    """The figure of a budget's key; of a latency, one end of its 95 % interval."""
-    return costs[key] * (costs[end] / costs["ratio"] if key.startswith("latency") else 1.0)
+def straddled(costs: Mapping[str, float], bounds: Mapping[str, float]) -> list[str]:
+    """The bounds that lie within the 95 % interval of the latency: noise decides them."""
+    return [
+        key
+        for key, bound in bounds.items()
+        if excess(costs, key, bound, worse=True) > 0 >= excess(costs, key, bound, worse=False)
+    ]
+
+
+def excess(costs: Mapping[str, float], key: str, bound: float, *, worse: bool) -> float:
+    """How far one bound is missed, by the worse or the better end of a latency's interval."""
+    lower, figure_key = key.startswith(MIN), key.removeprefix(MIN)
+    value = costs[figure_key]
+    if figure_key.startswith("latency"):
+        end = "ratio_high" if worse is not lower else "ratio_low"
+        value *= costs[end] / costs["ratio"]
+    return (1 - value / bound) if lower else (value / bound - 1)
+
+
+def is_met(costs: Mapping[str, float], key: str, bound: float) -> bool:
+    """Whether the figure itself, of a latency the median, keeps a bound."""
+    value = costs[key.removeprefix(MIN)]
+    return value >= bound if key.startswith(MIN) else value <= bound
 
 
 def figure(key: str, value: float) -> str:
     """A figure of a budget's key as text: parameters in full, others to four digits."""
-    return f"{value:,.0f}" if key == "params" else f"{value:.4g}"
+    return f"{value:,.0f}" if key.removeprefix(MIN) == "params" else f"{value:.4g}"
 
 
 class CostMeter:
-    """Measures architectures of one supernet on the target; what was measured once is cached."""
+    """Measures architectures of one supernet on the target; what was measured once is cached.
+
+    Where `target.table` names measurements of another machine, these are all that is known.
+    """
 
     def __init__(self, config: Config, run: Path, supernet: Supernet) -> None:
         self.supernet = supernet
-        self.owner = run / "latency.lock"
-        data = config.data
-        self.card = device_card(config.target, img_size=data.img_size, in_chans=data.in_chans)
-        self.table = LatencyTable(run / "latency.jsonl", self.card)
         self.largest = config.space.largest()
         self.largest_counts = count(supernet, self.largest)
-        self.reference = supernet.extract(self.largest)
+        self.effort = config.target.effort()
+        self.elsewhere = bool(config.target.table)
+        if self.elsewhere:
+            path = Path(config.target.table)
+            self.card = card_of_table(path, config.target, in_chans=config.data.in_chans)
+        else:
+            path = run / "latency.jsonl"
+            self.card = device_card(config.target, in_chans=config.data.in_chans)
+        self.table = LatencyTable(path, self.card, reference_record(supernet, self.largest))
+        self._bench: Bench | None = None
 
-    def costs(self, arch: Any) -> Costs:
+    @cached_property
+    def owner(self) -> Path:
+        """Whoever holds this lock has the device to itself: passes beside it slow each other."""
+        return device_lock(torch.device(self.card.device))
+
+    def close(self) -> None:
+        if self._bench is not None:
+            self._bench.close()
+            self._bench = None
+
+    def refreshed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """An architecture's record with what the table knows of it by now."""
+        own, largest = self.table.get(record["arch"]), self.table.get(asdict(self.largest))
+        if own is None or largest is None:  # somebody has removed the table
+            return dict(record)
+        return {**record, **measured_record(own, largest)}
+
+    def with_session(self, record: Mapping[str, Any], session: Measurement) -> dict[str, Any]:
+        """An architecture's record with the figures of one session alone."""
+        return {**record, **measured_record(session, self.measure(self.largest))}
+
+    def costs(self, arch: Any, bounds: Mapping[str, float] | None = None) -> Costs:
+        """Measures what is not known, and more where the latency's interval holds a bound."""
+        costs = self._costs(arch, self.measure(arch))
+        while not self.elsewhere and straddled(costs.record(), bounds or {}):
+            if costs.measurement.num_sessions >= MOST_SESSIONS:
+                break
+            costs = self._costs(arch, self._measure_more(arch))
+        return costs
+
+    def side_by_side(self, archs: Sequence[Any]) -> list[Measurement]:
+        """Each measured afresh in one session in which they take turns; the table learns it too."""
+        models = [self.supernet.extract(arch) for arch in archs]
+        with locked(self.owner, blocking=True):
+            sessions = self._ready_bench().sessions(models)
+        for arch, session in zip(archs, sessions, strict=True):
+            self.table.put(asdict(arch), session)
+        return [self.table.alone(session) for session in sessions]
+
+    def costs_afresh(self, arch: Any, model: nn.Module) -> Costs:
+        """The costs of `arch`, whose plain model is measured now, whatever the table holds."""
+        if self.elsewhere:
+            return self._costs(arch, self.measure(arch))
+        costs = self._costs(arch, self.measure(arch))
+        with locked(self.owner, blocking=True):
+            (session,) = self._ready_bench().sessions([model], details=True)
+        return replace(costs, measurement=self.table.alone(session))
+
+    def across_runtimes(self, model: nn.Module, runtimes: Sequence[str]) -> list[dict[str, Any]]:
+        """A record of each runtime: its latency on the table's scale, or why there is none."""
+        if self.elsewhere:
+            return []
+        with locked(self.owner, blocking=True):
+            found = self._ready_bench().across_runtimes(model, runtimes)
+        scale = self.table.reference_ms
+        return [
+            {"runtime": name, "unavailable": latency}
+            if isinstance(latency, str)
+            else {"runtime": name, "latency_ms": latency.ratio * scale, **asdict(latency)}
+            for name, latency in found.items()
+        ]
+
+    def _costs(self, arch: Any, measurement: Measurement) -> Costs:
         return Costs(
             counts=count(self.supernet, arch),
             largest_counts=self.largest_counts,
-            measurement=self.measure(arch),
+            measurement=measurement,
             largest_measurement=self.measure(self.largest),
         )
 
-    def costs_afresh(self, arch: Any, model: nn.Module) -> Costs:
-        """The costs of `arch`, whose plain model is measured now, whatever the cache holds."""
-        with locked(self.owner, blocking=True):
-            measurement = measure_now(model, self.reference, self.table)
-        return replace(self.costs(arch), measurement=measurement)
-
     def measure(self, arch: Any) -> Measurement:
-        record, extract = asdict(arch), self.supernet.extract
-        known = self.table.get(record)
+        """What the table knows, else what is measured now and put into it."""
+        known = self.table.get(asdict(arch))
         if known is not None:
             return known
-        # One process of a run at a time: two on a device would slow down each other.
+        rule = f"a table that holds {asdict(arch)}; nas measure archs=... measures it there"
+        check("target.table", not self.elsewhere, rule, str(self.table.path))
         with locked(self.owner, blocking=True):
-            return measure(record, lambda: extract(arch), self.reference, self.table)
+            # Another process may have measured it while this one waited.
+            return self.table.get(asdict(arch)) or self._put_session(arch)
+
+    def _measure_more(self, arch: Any) -> Measurement:
+        with locked(self.owner, blocking=True):
+            return self._put_session(arch)
+
+    def _put_session(self, arch: Any) -> Measurement:
+        (session,) = self._ready_bench().sessions([self.supernet.extract(arch)])
+        return self.table.put(asdict(arch), session)
+
+    def _ready_bench(self) -> Bench:
+        if self._bench is None:
+            self._bench = Bench(self.supernet.extract(self.largest), self.card, self.effort)
+        return self._bench
 
 
-def measure_space(config: Config, run: Path, console: Console) -> None:
-    """Prints what the smallest, a median and the largest subnet cost, and the budgets they meet."""
-    supernet = make_supernet(config)
-    meter = CostMeter(config, run, supernet)
-    archs = {
-        "smallest": config.space.smallest(),
-        "median": median_arch(config, supernet),
-        "largest": config.space.largest(),
+def reference_record(supernet: Supernet, largest: Any) -> dict[str, object]:
+    """What says of a table which model its ratios are relative to."""
+    return {"arch": asdict(largest), "model": asdict(supernet.fixed)}
+
+
+def card_of_table(path: Path, target: TargetConfig, *, in_chans: int) -> DeviceCard:
+    """The one device of a table, on which the input was what the settings of `target` say.
+
+    Raises ValueError that lists the devices there unless just one fits.
+    """
+    wanted = {
+        "batch_size": target.batch_size,
+        "img_size": target.img_size,
+        "in_chans": in_chans,
+        "dtype": target.dtype,
     }
-    costs = {name: meter.costs(arch).record() for name, arch in archs.items()}
-    console.print(
-        f"{config.space.num_archs():.3g} architectures; {meter.card.describe()}",
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print(cost_table(costs))
-    bounds = config.budget.bounds()
-    if bounds:
-        console.print(budget_table(costs, bounds))
-    else:
-        console.print("no budget is set (budget.latency_of_largest=0.6, say)")
-
-
-def median_arch(config: Config, supernet: Supernet) -> Any:
-    generator = Random(config.seed)
-    archs = [config.space.sample(generator) for _ in range(MEDIAN_OF)]
-    return sorted(archs, key=lambda arch: count(supernet, arch).params)[MEDIAN_OF // 2]
-
-
-def cost_table(costs: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row an architecture."""
-    table = Table(title="subnets on the target")
-    table.add_column("subnet")
-    columns = (
-        "latency of largest", "95 % interval", "latency ms", "p90 ms", "memory MiB", "MFLOPs",
-        "stored params", "factorised", "merged",
-    )  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, cost in costs.items():
-        table.add_row(
-            name,
-            f"{cost['ratio']:.3f}",
-            f"{cost['ratio_low']:.3f}-{cost['ratio_high']:.3f}",
-            f"{cost['latency_ms']:.3f}",
-            f"{cost['p90_ms']:.3f}",
-            f"{cost['memory_mib']:.2f}",
-            f"{cost['flops'] / 1e6:.2f}",
-            f"{cost['params']:,}",
-            f"{cost['stored_factorised']:,}",
-            f"{cost['stored_merged']:,}",
-        )
-    return table
-
-
-def budget_table(costs: Mapping[str, Mapping[str, float]], bounds: Mapping[str, float]) -> Table:
-    """One row a bound, and whether some subnet can meet it: none costs less than the smallest."""
-    table = Table(title="budgets")
-    for column in ("budget", "bound", *costs, "can the space meet it"):
-        table.add_column(column, justify="left" if column == "budget" else "right")
-    for key, bound in bounds.items():
-        met = {name: violations(cost, {key: bound})[key] <= 0 for name, cost in costs.items()}
-        marks = {name: "" if met[name] else " x" for name in costs}
-        cells = [f"{figure(key, cost[key])}{marks[name]}" for name, cost in costs.items()]
-        answer = answer_budget(met, bool(out_of_reach(costs["smallest"], {key: bound})))
-        table.add_row(f"budget.{key}", figure(key, bound), *cells, answer)
-    table.caption = "x: exceeds the bound (latency by the upper end of its interval)"
-    return table
-
-
-def answer_budget(met: Mapping[str, bool], beyond: bool) -> str:
-    if met["largest"]:
-        return "yes, even the largest"
-    if any(met.values()):
-        return "yes"
-    return "no" if beyond else "unsure, raise target.passes"
+    check("target.table", path.is_file(), "a file that nas measure archs=... made", str(path))
+    cards = cards_in(path)
+    fitting = [card for card in cards if wanted.items() <= card.record().items()]
+    rule = f"measured on one device with {wanted}"
+    check("target.table", len(fitting) == 1, rule, [card.describe() for card in cards])
+    return fitting[0]

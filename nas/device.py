@@ -4,11 +4,13 @@ import hashlib
 import json
 import platform
 import re
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from nas.runtimes import unavailable, versions
 from nas.settings import TargetConfig, TrainConfig, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -35,6 +37,17 @@ def resolve_device(device: str, key: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def device_lock(device: torch.device) -> Path:
+    """A file of this machine whose lock the one process holds that may time passes on a device.
+
+    A GPU is named by its UUID, since CUDA_VISIBLE_DEVICES gives it another index.
+    """
+    name = "cpu"
+    if device.type == "cuda":
+        name = f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+    return Path(tempfile.gettempdir(), f"atomweave-{name}.lock")
+
+
 @dataclass(frozen=True)
 class DeviceCard:
     """What a latency depends on besides the model: figures of two cards do not compare."""
@@ -49,9 +62,8 @@ class DeviceCard:
     batch_size: int
     img_size: int
     in_chans: int
-    warmup: int  # untimed passes of each model
-    passes: int  # timed pairs of passes
-    runtime: str  # eager
+    runtime: str  # eager, compile, cuda_graph, onnxruntime, tensorrt
+    runtime_version: str  # of a runtime other than PyTorch
     torch_version: str
     python_version: str
 
@@ -68,16 +80,20 @@ class DeviceCard:
 
     def describe(self) -> str:
         where = ", ".join(part for part in (self.name, self.device, self.driver) if part)
+        runtime = f"{self.runtime} {self.runtime_version}".strip()
         return (
             f"{where}; batch {self.batch_size} of {self.in_chans} x {self.img_size} x "
-            f"{self.img_size}, {self.dtype}, CPU threads {self.threads}, {self.runtime}, "
+            f"{self.img_size}, {self.dtype}, CPU threads {self.threads}, {runtime}, "
             f"torch {self.torch_version}, Python {self.python_version}, {self.host}"
         )
 
 
-def device_card(target: TargetConfig, *, img_size: int, in_chans: int) -> DeviceCard:
+def device_card(target: TargetConfig, *, in_chans: int) -> DeviceCard:
+    """The card of this machine's target; ValueError if it has not that device or runtime."""
     device = resolve_device(target.device, "target.device")
     on_gpu = device.type == "cuda"
+    reason = unavailable(target.runtime, device, DTYPES[target.dtype])
+    check("target.runtime", not reason, f"a runtime of this machine ({reason})", target.runtime)
     return DeviceCard(
         device=str(device),
         name=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
@@ -87,11 +103,10 @@ def device_card(target: TargetConfig, *, img_size: int, in_chans: int) -> Device
         dtype=target.dtype,
         float32_matmul=torch.get_float32_matmul_precision(),
         batch_size=target.batch_size,
-        img_size=img_size,
+        img_size=target.img_size,
         in_chans=in_chans,
-        warmup=target.warmup,
-        passes=target.passes,
-        runtime="eager",
+        runtime=target.runtime,
+        runtime_version=versions(target.runtime),
         torch_version=torch.__version__,
         python_version=platform.python_version(),
     )

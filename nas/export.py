@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nas.config import Config
-from nas.costs import CostMeter, figure
+from nas.costs import MIN, CostMeter, figure, is_met
 from nas.data import ImageData, load
 from nas.device import training_device
 from nas.evaluate import Accuracy, calibrated, evaluate
@@ -239,6 +239,7 @@ def describe(
     """
     device = training_device(config.train)
     costs = meter.costs_afresh(arch, model)
+    runtimes = meter.across_runtimes(model, config.target.compare)
     largest = meter.supernet.extract(meter.largest).to(device)
     largest = calibrated(largest, data, config.data.batch_size)
     return {
@@ -249,10 +250,24 @@ def describe(
         "counts": asdict(costs.counts),
         "largest_counts": asdict(costs.largest_counts),
         "latency": asdict(costs.measurement),
+        "searched": searched(meter, arch, costs.measurement.ratio),
+        "runtimes": runtimes,
         "costs": costs.record(),
         "device": meter.card.record(),
         "data": asdict(config.data),
         "commit": code_version(),
+    }
+
+
+def searched(meter: CostMeter, arch: Any, ratio: float) -> dict[str, float]:
+    """What the table has said of the latency, and how far the fresh ratio is from it."""
+    known = meter.measure(arch)
+    return {
+        "ratio": known.ratio,
+        "ratio_low": known.ratio_low,
+        "ratio_high": known.ratio_high,
+        "num_passes": known.num_passes,
+        "off_by": ratio / known.ratio - 1,
     }
 
 
@@ -267,7 +282,12 @@ def check_budgets(costs: Mapping[str, float], bounds: Mapping[str, float]) -> li
     Search asks more, that the upper end of the interval is within the bound: it may choose.
     """
     return [
-        {"name": key, "limit": bound, "value": costs[key], "met": costs[key] <= bound}
+        {
+            "name": key,
+            "limit": bound,
+            "value": costs[key.removeprefix(MIN)],
+            "met": is_met(costs, key, bound),
+        }
         for key, bound in bounds.items()
     ]
 
@@ -283,11 +303,21 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def summary(card: Mapping[str, Any], folder: Path) -> str:
-    test, largest = card["test"], card["largest_test"]
+    test, largest, known = card["test"], card["largest_test"], card["searched"]
     lines = [
         f"{folder}: test top-1 {test['top1']:.4f} [{test['low']:.4f}, {test['high']:.4f}] of "
         f"{test['num_examples']} images (largest subnet {largest['top1']:.4f})"
     ]
+    lines.append(
+        f"latency {card['latency']['ratio']:.4f} of the largest, {known['off_by']:+.1%} from what "
+        f"was known before ({known['ratio']:.4f})"
+    )
+    for runtime in card["runtimes"]:
+        found = runtime.get("unavailable") or (
+            f"{runtime['latency_ms']:.3f} ms a batch, {runtime['ratio']:.4f} of the largest in "
+            f"{card['device']['runtime']} [{runtime['ratio_low']:.4f}, {runtime['ratio_high']:.4f}]"
+        )
+        lines.append(f"{runtime['runtime']}: {found}")
     for budget in card["budgets"]:
         verdict = "met" if budget["met"] else "BROKEN"
         value, limit = (figure(budget["name"], budget[key]) for key in ("value", "limit"))

@@ -78,31 +78,63 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
     Raises ValueError that names the line if another one is damaged.
     """
-    if not path.exists():
-        return []
-    *lines, _torn = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, 1):
+    return RecordReader(path).new()
+
+
+class RecordReader:
+    """Reads a file of records that grows, each record once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = self._num_lines = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The records since the last call; a torn last line waits until it is whole."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        end = content.rfind(b"\n") + 1
+        records = []
+        for line in content[:end].split(b"\n")[:-1]:
+            self._num_lines += 1
+            records.append(self._parse(line))
+        self._offset += end
+        return records
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        where = f"{self.path} line {self._num_lines}"
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path} line {number} must be a JSON record: {error}") from error
+            raise ValueError(f"{where} must be a JSON record: {error}") from error
         if not isinstance(record, dict):
-            raise ValueError(f"{path} line {number} must be a JSON record, got {record!r}")
-        records.append(record)
-    return records
+            raise ValueError(f"{where} must be a JSON record, got {record!r}")
+        return record
 
 
 @contextmanager
 def locked(path: Path, *, blocking: bool, shared: bool = False) -> Iterator[bool]:
     """Holds an exclusive lock on a file, made if absent; yields whether it was got."""
-    with path.open("a") as file:
+    descriptor = open_lock(path)
+    try:
         try:
             fcntl.flock(
-                file,
+                descriptor,
                 (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB),
             )
             got = True
         except BlockingIOError:
             got = False
         yield got
+    finally:
+        os.close(descriptor)
+
+
+def open_lock(path: Path) -> int:
+    """A file to lock, which may be another user's where they share a folder for temporary files."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

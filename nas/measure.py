@@ -1,153 +1,194 @@
-"""Latency, memory and FLOPs of a plain model on the target device.
+"""Latency, memory, energy and FLOPs of plain models on the target device.
 
 Whatever is measured is measured on a copy, in eval and inference mode: the caller's models stay as
 they were. This module knows plain models only, nothing of supernets.
 """
 
 import copy
-import json
-import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.device import DTYPES, DeviceCard, canonical_json
-from nas.files import append_record, read_records
-from nas.settings import check
-from nas.timing import Latency, paused_garbage_collection, summarise, time_alternating
-
-MIB = 2**20
+from nas.device import DTYPES, DeviceCard
+from nas.memory import MIB, allocator_peak_mib, device_growth_mib, resident_growth_mib
+from nas.nvml import Gpu, energy_per_pass_mj, open_gpu
+from nas.runtimes import (
+    Pass,
+    cpu_threads,
+    logits_like,
+    onnx_program,
+    onnxruntime_pass,
+    running,
+    tensorrt_engine,
+    tensorrt_pass,
+    unavailable,
+)
+from nas.timing import Call, Effort, Latency, Rounds, summarise, time_until_precise
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What one architecture costs on one device, per batch of the device's card."""
+class Session:
+    """What one sitting of timed passes found of one model, per batch of the device's card."""
 
-    latency_ms: float  # ratio times the reference milliseconds of the table
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    median_ms: float
-    p90_ms: float
-    spread: float
-    num_passes: int
+    model_ms: tuple[float, ...]  # of each pass
+    reference_ms: tuple[float, ...]  # of the reference's pass beside it
+    num_warmup: int  # untimed rounds before
+    num_interrupted: int  # rounds left out, see Rounds
+    num_throttled: int
     memory_mib: float
+    resident_mib: float | None  # growth of the process's peak resident set, on the CPU
+    energy_mj: float | None  # millijoules an image, on a GPU that tells
     flops: int  # of one image
 
-    def __post_init__(self) -> None:
-        # A cost of 0 would meet every budget.
-        for key in ("latency_ms", "ratio", "memory_mib"):
-            value = getattr(self, key)
-            check(f"measured {key}", math.isfinite(value) and value > 0, "positive", value)
+    def latency(self) -> Latency:
+        return summarise(self.model_ms, self.reference_ms)
 
 
-class LatencyTable:
-    """Measurements under one card, kept as lines of JSON; lines of other cards are never returned.
+class Bench:
+    """Models of one card's device and input, timed in turns with one reference."""
 
-    The reference's milliseconds are those of its first measurement under the card, so that all
-    milliseconds of a table share one scale.
-    """
+    def __init__(self, reference: nn.Module, card: DeviceCard, effort: Effort) -> None:
+        self.card, self.effort = card, effort
+        self.device = torch.device(card.device)
+        self.images = random_images(card)
+        self.gpu: Gpu | None = open_gpu(self.device)
+        # Prepared once: compiling it takes longer than timing it.
+        self._stack = ExitStack()
+        self.reference = self._stack.enter_context(self.running(reference))
 
-    def __init__(self, path: Path, card: DeviceCard) -> None:
-        self.path = path
-        self.card = card
-        self._measurements: dict[str, Measurement] = {}
+    def close(self) -> None:
+        self._stack.close()
 
-    def get(self, arch: Mapping[str, object]) -> Measurement | None:
-        key = canonical_json(arch)
-        if key not in self._measurements:  # another process may have added it since
-            for record in self._records("measurement"):
-                figures = {field.name: record[field.name] for field in fields(Measurement)}
-                found = canonical_json(record["arch"])
-                self._measurements.setdefault(found, Measurement(**figures))
-        return self._measurements.get(key)
+    def __enter__(self) -> "Bench":
+        return self
 
-    def put(self, arch: Mapping[str, object], measurement: Measurement) -> None:
-        self._append("measurement", {"arch": arch, **asdict(measurement)})
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def settle_reference(self, reference_ms: float, *, num_params: int) -> float:
-        """The reference's milliseconds of this table: as stored, else `reference_ms`, now stored.
+    @contextmanager
+    def running(self, model: nn.Module, runtime: str = "") -> Iterator[Call]:
+        """A call that makes one pass of a copy of `model`, in the card's runtime or another.
 
-        Raises ValueError if what is stored is of a model with another number of parameters.
+        The reference is a copy of its own also where it is the model, so that neither finds the
+        other's weights in a cache.
         """
-        if not self._records("reference"):
-            self._append("reference", {"reference_ms": reference_ms, "num_params": num_params})
-        # Of two processes that stored one at the same time, the first line counts for both.
-        first = self._records("reference")[0]
-        rule = f"that of {self.path} ({first['num_params']} parameters)"
-        check("the reference model", num_params == first["num_params"], rule, num_params)
-        return first["reference_ms"]
+        card, runtime = self.card, runtime or self.card.runtime
+        with running(ready(model, card), self.images, runtime, threads=card.threads) as call:
+            yield call
 
-    def _records(self, kind: str) -> list[dict[str, Any]]:
-        digest = self.card.digest()
+    def rounds(self, calls: Sequence[Call]) -> Rounds:
+        """Rounds of the calls with the reference last."""
+        throttled = self.gpu.throttled if self.gpu else never
+        return time_until_precise(
+            [*calls, self.reference], self.effort, device=self.device, throttled=throttled
+        )
+
+    def sessions(self, models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
+        """One session of each model, all timed in turns; `details` take seconds a model more."""
+        with ExitStack() as stack:
+            calls = [stack.enter_context(self.running(model)) for model in models]
+            rounds = self.rounds(calls)
+            energies = [self.energy_mj(call) if details else None for call in calls]
+            memories = [
+                self.memory_mib(model, call) for model, call in zip(models, calls, strict=True)
+            ]
+        reference_ms = tuple(rounds.of(-1))
         return [
-            record
-            for record in read_records(self.path)
-            if record["digest"] == digest and record["kind"] == kind
+            Session(
+                model_ms=tuple(rounds.of(index)),
+                reference_ms=reference_ms,
+                num_warmup=rounds.num_warmup,
+                num_interrupted=rounds.num_interrupted,
+                num_throttled=rounds.num_throttled,
+                memory_mib=memories[index],
+                resident_mib=self.resident_mib(model) if details else None,
+                energy_mj=energies[index],
+                flops=count_flops(model, self.card.input_shape[1:]),
+            )
+            for index, model in enumerate(models)
         ]
 
-    def _append(self, kind: str, values: Mapping[str, object]) -> None:
-        head = {
-            "kind": kind,
-            "digest": self.card.digest(),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        append_record(self.path, {**head, **values, "card": self.card.record()})
+    def across_runtimes(
+        self, model: nn.Module, runtimes: Sequence[str]
+    ) -> dict[str, Latency | str]:
+        """One model's latency in several runtimes that take turns, or why one cannot run it here.
 
+        All are relative to the reference in the card's own runtime.
+        """
+        found: dict[str, Latency | str] = {}
+        calls: dict[str, Call] = {}
+        with ExitStack() as stack:
+            for runtime in runtimes:
+                reason = unavailable(runtime, self.device, DTYPES[self.card.dtype])
+                if reason:
+                    found[runtime] = reason
+                    continue
+                try:
+                    call = stack.enter_context(self.running(model, runtime))
+                    call()
+                except RuntimeError as error:  # a compiler's or a converter's
+                    found[runtime] = str(error).partition("\n")[0]
+                else:
+                    calls[runtime] = call
+            rounds = self.rounds(list(calls.values()))
+        reference_ms = rounds.of(-1)
+        for index, runtime in enumerate(calls):
+            found[runtime] = summarise(rounds.of(index), reference_ms)
+        return found
 
-def measure(
-    arch: Mapping[str, object],
-    build: Callable[[], nn.Module],
-    reference: nn.Module,
-    table: LatencyTable,
-) -> Measurement:
-    """What `arch` costs under the table's card; builds and measures it only if not yet known."""
-    known = table.get(arch)
-    if known is not None:
-        return known
-    measurement = measure_now(build(), reference, table)
-    table.put(arch, measurement)
-    return measurement
+    def energy_mj(self, call: Call) -> float | None:
+        if self.gpu is None:
+            return None
+        of_batch = energy_per_pass_mj(call, self.gpu)
+        return None if of_batch is None else of_batch / self.card.batch_size
 
+    def memory_mib(self, model: nn.Module, call: Call) -> float:
+        """Peak memory of weights, buffers, input and activations.
 
-def measure_now(model: nn.Module, reference: nn.Module, table: LatencyTable) -> Measurement:
-    """What `model` costs under the table's card, on its scale of milliseconds; not cached."""
-    latency = measure_latency(model, reference, table.card)
-    memory_mib = peak_memory_mib(model, table.card)
-    flops = count_flops(model, table.card.input_shape[1:])
-    figures = asdict(latency)
-    figures["latency_ms"] = latency.ratio * table.settle_reference(
-        figures.pop("reference_ms"), num_params=sum(p.numel() for p in reference.parameters())
-    )
-    return Measurement(**figures, memory_mib=memory_mib, flops=flops)
+        By PyTorch's allocator, to the byte, where the runtime takes its memory from there: eager,
+        compiled, and as a CUDA graph, whose pool holds what an eager pass takes. Engines have an
+        allocator of their own: what they and their weights add to the process counts.
+        """
+        if self.card.runtime in ("onnxruntime", "tensorrt"):
+            return self.engine_mib(model)
+        plain = ready(model, self.card)
+        run = call if self.card.runtime == "compile" else lambda: plain(self.images)
+        held = [*plain.parameters(), *plain.buffers(), self.images]
+        with torch.inference_mode(), cpu_threads(self.card.threads):
+            return allocator_peak_mib(run, held, self.device)
 
+    def engine_mib(self, model: nn.Module) -> float:
+        plain, images, threads = ready(model, self.card), self.images, self.card.threads
+        program, logits = onnx_program(plain, images), logits_like(plain, images)
 
-def measure_latency(model: nn.Module, reference: nn.Module, card: DeviceCard) -> Latency:
-    """Latency of `model` relative to `reference`, plain eager passes of copies of both.
+        def load() -> Pass:
+            if self.card.runtime == "tensorrt":
+                return tensorrt_pass(tensorrt_engine(program), images, logits)
+            return onnxruntime_pass(program, images, logits, threads=threads)
 
-    Two copies also where both are one model, so that neither finds the other's weights in a cache.
-    """
-    images = random_images(card)
-    model, reference = ready(model, card), ready(reference, card)
-    with torch.inference_mode(), cpu_threads(card.threads):
-        model_ms, reference_ms = time_alternating(
-            lambda: model(images),
-            lambda: reference(images),
-            device=torch.device(card.device),
-            warmup=card.warmup,
-            passes=card.passes,
-        )
-    return summarise(model_ms, reference_ms)
+        if self.device.type == "cuda":
+            return device_growth_mib(load, self.device) + images.nbytes / MIB
+        grown = resident_growth_mib(load)
+        if grown is None:
+            rule = "one whose memory this system tells, which takes Linux"
+            raise ValueError(f"target.runtime must be {rule}, got {self.card.runtime!r}")
+        return grown + images.nbytes / MIB
+
+    def resident_mib(self, model: nn.Module) -> float | None:
+        """Growth of the resident set by an eager copy and its passes, on the CPU."""
+        if self.device.type != "cpu":
+            return None
+
+        def load() -> Pass:
+            plain = ready(model, self.card)
+            return lambda: plain(self.images)
+
+        with torch.inference_mode(), cpu_threads(self.card.threads):
+            return resident_growth_mib(load)
 
 
 def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -161,55 +202,6 @@ def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory_mib(model: nn.Module, card: DeviceCard) -> float:
-    """Peak MiB of weights, buffers, input and activations during one pass of a copy of `model`.
-
-    What the libraries keep for themselves (CUDA context, matrix product workspaces) is left out: it
-    belongs to the process, whatever the model.
-    """
-    images = random_images(card)
-    model = ready(model, card)
-    held = [*model.parameters(), *model.buffers(), images]
-    activation_bytes = cuda_activation_bytes if images.is_cuda else cpu_activation_bytes
-    with torch.inference_mode(), cpu_threads(card.threads), paused_garbage_collection():
-        model(images)  # the first pass also allocates workspaces, which stay
-        peak = activation_bytes(model, images)
-    return (sum(tensor.nbytes for tensor in held) + peak) / MIB
-
-
-def cuda_activation_bytes(model: nn.Module, images: Tensor) -> int:
-    torch.cuda.synchronize(images.device)
-    before = torch.cuda.memory_allocated(images.device)
-    torch.cuda.reset_peak_memory_stats(images.device)
-    model(images)
-    torch.cuda.synchronize(images.device)
-    return torch.cuda.max_memory_allocated(images.device) - before
-
-
-def cpu_activation_bytes(model: nn.Module, images: Tensor) -> int:
-    """The highest running sum of what PyTorch's CPU allocator handed out and took back.
-
-    The profiler has one event for each; its trace is the public way to all of them in order.
-    """
-    with (
-        quiet_profiler(),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof,
-    ):
-        model(images)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "trace.json")
-        prof.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    allocations = sorted(
-        (event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]
-    )
-    peak = current = 0
-    for event in allocations:
-        current += event["args"]["Bytes"]
-        peak = max(peak, current)
-    return peak
-
-
 def ready(model: nn.Module, card: DeviceCard) -> nn.Module:
     """A copy of the model on the card's device, in its dtype and in eval mode."""
     return copy.deepcopy(model).to(torch.device(card.device), DTYPES[card.dtype]).eval()
@@ -221,28 +213,5 @@ def random_images(card: DeviceCard) -> Tensor:
     return images.to(torch.device(card.device), DTYPES[card.dtype])
 
 
-@contextmanager
-def cpu_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet_profiler() -> Iterator[None]:
-    """Keeps the profiler from writing log lines into a progress bar.
-
-    It reads the variable when it is first used in a process and keeps to it from then on.
-    """
-    key = "KINETO_LOG_LEVEL"
-    if key in os.environ:
-        yield
-        return
-    os.environ[key] = "99"
-    try:
-        yield
-    finally:
-        del os.environ[key]
+def never() -> bool:
+    return False

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
-from nas.costs import figure
+from nas.costs import MIN, figure
 from search_spaces.cell import CellArch
 
 FILES = Template("""\
@@ -170,5 +170,6 @@ def budget_lines(budgets: list[Mapping[str, Any]]) -> str:
         name = budget["name"]
         value, limit = figure(name, budget["value"]), figure(name, budget["limit"])
         verdict = "met" if budget["met"] else "BROKEN"
-        lines.append(f"- {name}: {value} of at most {limit} {UNITS[name]}: {verdict}")
+        side, unit = "least" if name.startswith(MIN) else "most", UNITS[name.removeprefix(MIN)]
+        lines.append(f"- {name}: {value} of at {side} {limit} {unit}: {verdict}")
     return "\n".join(lines or ["None was set."]) + "\n"

@@ -6,6 +6,11 @@ from typing import Any
 
 from timm.optim._optim_factory import list_optimizers
 
+from nas.timing import Effort
+
+RUNTIMES = ("eager", "compile", "cuda_graph", "onnxruntime", "tensorrt")
+PREDICTORS = ("ridge", "svr", "boosting")
+
 
 def check(key: str, holds: bool, rule: str, value: object) -> None:
     """Raises ValueError that names the key, the rule and what came, unless the rule holds."""
@@ -160,30 +165,45 @@ class TrainConfig:
 @dataclass
 class TargetConfig:
     device: str  # auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:1, ...
+    runtime: str  # eager, compile, cuda_graph, onnxruntime, tensorrt
+    table: str  # measurements of another machine instead, made by nas measure there; empty for none
     batch_size: int  # images in each timed pass
+    img_size: int  # pixels a side
     dtype: str  # float32, bfloat16
     threads: int  # CPU threads, 0 for PyTorch's default
-    warmup: int  # untimed passes of each model
-    passes: int  # timed pairs of passes
+    warmup: int  # untimed passes in a block; blocks go on until one is no faster than the last
+    passes: int  # least number of timed pairs of passes
+    precision: float  # wanted half width of the 95 % interval of a latency, as a fraction of it
+    time_limit_s: float  # of the timed passes of a subnet, whatever the interval then is
+    compare: Any  # export: a list of runtimes whose latencies are put side by side
 
     def __post_init__(self) -> None:
         check_device("target.device", self.device)
-        check("target.batch_size", self.batch_size > 0, "positive", self.batch_size)
+        check("target.runtime", self.runtime in RUNTIMES, f"one of {RUNTIMES}", self.runtime)
+        known = isinstance(self.compare, list) and all(name in RUNTIMES for name in self.compare)
+        check("target.compare", known, f"a list of some of {RUNTIMES}", self.compare)
+        for key in ("batch_size", "img_size"):
+            check(f"target.{key}", getattr(self, key) > 0, "positive", getattr(self, key))
         dtypes = ("float32", "bfloat16")
         check("target.dtype", self.dtype in dtypes, f"one of {dtypes}", self.dtype)
         check_threads("target.threads", self.threads)
         check("target.warmup", self.warmup >= 1, "at least 1", self.warmup)
-        check(
-            "target.passes",
-            self.passes >= 6,
-            "at least 6, fewer have no 95 % interval",
-            self.passes,
-        )
+        rule = "at least 6, fewer have no 95 % interval"
+        check("target.passes", self.passes >= 6, rule, self.passes)
+        check("target.precision", 0 < self.precision < 1, "in (0, 1)", self.precision)
+        limit = self.time_limit_s
+        check("target.time_limit_s", math.isfinite(limit) and limit > 0, "positive", limit)
+
+    def effort(self) -> Effort:
+        return Effort(self.warmup, self.passes, self.precision, self.time_limit_s)
 
 
 @dataclass
 class BudgetConfig:
-    """Upper bounds, None for none. `*_of_largest` are fractions of the largest subnet's figure."""
+    """Bounds, None for none. `*_of_largest` are fractions of the largest subnet's figure.
+
+    Those that begin with min_ are lower bounds: together with the upper one they make a window.
+    """
 
     latency_ms: float | None  # milliseconds a batch on the target
     latency_of_largest: float | None
@@ -191,10 +211,19 @@ class BudgetConfig:
     params_of_largest: float | None
     memory_mib: float | None  # peak MiB of weights, input and activations on the target
     memory_of_largest: float | None
+    min_latency_ms: float | None
+    min_latency_of_largest: float | None
+    min_params: int | None
+    min_params_of_largest: float | None
+    min_memory_mib: float | None
+    min_memory_of_largest: float | None
 
     def __post_init__(self) -> None:
-        for key, value in self.bounds().items():
+        bounds = self.bounds()
+        for key, value in bounds.items():
             check(f"budget.{key}", math.isfinite(value) and value > 0, "positive", value)
+            upper = bounds.get(key.removeprefix("min_"), math.inf)
+            check(f"budget.{key}", value <= upper, f"at most the upper bound, {upper:g}", value)
 
     def bounds(self) -> dict[str, float]:
         """The bounds that were set, by key."""
@@ -204,17 +233,34 @@ class BudgetConfig:
 
 @dataclass
 class SearchConfig:
+    strategy: str  # guided (the sampler runs on predictors), direct
     sampler: Any  # a class of optuna.samplers
     objective: str  # best (accuracy under the budgets), pareto (accuracy, latency and params)
     trials: int  # of the study, all processes and earlier runs together
+    hours: float  # of this command, 0 for no limit
+    patience: int  # trials without a better subnet within the budgets, 0 for no limit
+    start: int  # first trials, drawn at random: what a sampler learns from, and its baseline
+    round: int  # guided: trials from one fit of the predictors to the next
+    predictor: str  # guided: kind of regression, auto for the best by cross-validation
+    finalists: int  # best subnets that are measured again, side by side, before one is chosen
+    verify: int  # times that the chosen one is measured again in the end
+    verify_pause_s: float  # before each of them
     storage: str  # URL of an Optuna storage; empty for a journal file in the run folder
 
     def __post_init__(self) -> None:
-        objectives = ("best", "pareto")
-        check(
-            "search.objective", self.objective in objectives, f"one of {objectives}", self.objective
-        )
-        check("search.trials", self.trials > 0, "positive", self.trials)
+        known = {
+            "strategy": ("guided", "direct"),
+            "objective": ("best", "pareto"),
+            "predictor": ("auto", *PREDICTORS),
+        }
+        for key, values in known.items():
+            value = getattr(self, key)
+            check(f"search.{key}", value in values, f"one of {values}", value)
+        for key in ("trials", "round", "finalists"):
+            check(f"search.{key}", getattr(self, key) > 0, "positive", getattr(self, key))
+        for key in ("hours", "patience", "start", "verify", "verify_pause_s"):
+            value = getattr(self, key)
+            check(f"search.{key}", 0 <= value < math.inf, "zero or positive", value)
 
 
 @dataclass

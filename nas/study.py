@@ -1,31 +1,57 @@
 """The Optuna study of a run: where it is kept, who works on it, and what a killed worker left."""
 
+import fcntl
 import json
+import os
+import re
+import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseGASampler
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    get_storage,
+)
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from torch import nn
 
 from nas.components import build
 from nas.config import Config
 from nas.device import DeviceCard
-from nas.files import append_record, locked
+from nas.files import locked, whole_lines_end, write_atomic
+from search_spaces.space import Option
 from supernet.supernet import Supernet
 
 DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
     "best": ["maximize"],
     "pareto": ["maximize", "minimize", "minimize"],
 }
+# Who proposed a trial: the start of a search, the study's sampler, a guide, or an earlier study.
+Origin = Literal["start", "sampler", "guide", "known"]
+EXTRAS = ("postgresql", "grpc")  # of the package, named for the URLs whose drivers they bring
+GRPC_TIMEOUT_S = 10
+SQLITE_TIMEOUT_S = 60  # that a process waits for the others' transactions
 
 
 class Journal(JournalFileBackend):
@@ -40,22 +66,107 @@ class Journal(JournalFileBackend):
         self.path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        for log in logs:
-            append_record(self.path, log)
+        """Adds the lines, and waits for the disk only where a trial ends.
+
+        A killed process loses nothing that was written. A power cut may take the trials that were
+        running, but no finished one, since the disk then gets everything before it too.
+        """
+        lines = "".join(json.dumps(log, allow_nan=False) + "\n" for log in logs).encode()
+        # Unbuffered: after a failed write, closing a buffered file would write the rest once more.
+        with self.path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = whole_lines_end(file.fileno())
+            file.truncate(end)
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+                if any(ends_trial(log) for log in logs):
+                    os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+
+
+def ends_trial(log: Mapping[str, Any]) -> bool:
+    return "state" in log and TrialState(log["state"]).is_finished()
 
 
 def open_storage(config: Config, run: Path) -> BaseStorage:
     """The storage at `search.storage`, or a journal file in the run folder."""
+    return connect(config.search.storage, run)
+
+
+def connect(url: str, run: Path) -> BaseStorage:
+    """The storage at a URL: grpc://host:port, or any database that Optuna knows; "" for a journal.
+
+    Raises ValueError if there is none, or no driver for it.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if config.search.storage:
-        try:
-            return get_storage(config.search.storage)
-        except Exception as error:  # whatever the database's driver raises
-            raise ValueError(
-                f"search.storage must be the URL of an Optuna storage, got "
-                f"{config.search.storage!r}: {error}"
-            ) from error
-    return JournalStorage(Journal(run / "study.journal"))
+    if not url:
+        return JournalStorage(Journal(run / "study.journal"))
+    try:
+        if url.startswith("grpc://"):
+            return connect_grpc(url)
+        # Two processes that make the tables of a new database at once get in each other's way.
+        with locked(workers_folder(run) / "storage.lock", blocking=True):
+            return connect_database(url)
+    except Exception as error:  # whatever the database's driver raises
+        kind = re.split(r"\W", url)[0]
+        missing = isinstance(error, ImportError) and kind in EXTRAS
+        reason = f"its driver comes with pip install 'atomweave[{kind}]'" if missing else error
+        raise ValueError(
+            "search.storage must be the URL of an Optuna storage, got "
+            f"{without_password(url)!r}: {reason}"
+        ) from error
+
+
+def connect_grpc(url: str) -> BaseStorage:
+    """Optuna's proxy, for hosts that reach one server but not the database behind it."""
+    address = urlsplit(url)
+    if not address.hostname or not address.port:
+        raise ValueError("the form is grpc://host:port")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=address.hostname, port=address.port)
+    proxy.wait_server_ready(timeout=GRPC_TIMEOUT_S)
+    return proxy
+
+
+def connect_database(url: str) -> BaseStorage:
+    sqlite = make_url(url).get_backend_name() == "sqlite"
+    arguments = {"isolation_level": None, "timeout": SQLITE_TIMEOUT_S} if sqlite else {}
+    # Pinged, since a server may have closed what stood idle during a long evaluation.
+    storage = RDBStorage(url, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+    weakref.finalize(storage, storage.engine.dispose)  # closes the connections
+    if sqlite:
+        storage.engine.dispose()  # those that were made without what follows
+        event.listen(storage.engine, "connect", write_ahead)
+        event.listen(storage.engine, "begin", begin_immediate)
+    return get_storage(storage)
+
+
+def write_ahead(connection: DBAPIConnection, _: object) -> None:
+    """Saves SQLite the waits for the disk, some 25 a trial; a power cut takes the last changes."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def begin_immediate(connection: Connection) -> None:
+    """Takes SQLite's lock before a transaction reads.
+
+    Optuna reads a trial's state, locking its row, before changing it. SQLite has no such locks, and
+    its driver begins a transaction only at the change: two processes could run one waiting trial.
+    """
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # not a database's URL
+        return url
 
 
 def study_name(config: Config, run: Path, facts: Mapping[str, Any]) -> str:
@@ -102,8 +213,7 @@ def open_study(config: Config, storage: BaseStorage, name: str, slot: int) -> St
 @contextmanager
 def worker_slot(run: Path) -> Iterator[int]:
     """The lowest number that no other living process of this run folder holds."""
-    folder = run / "workers"
-    folder.mkdir(exist_ok=True)
+    folder = workers_folder(run)
     with ExitStack() as stack:
         slot = 0
         while not stack.enter_context(locked(folder / f"{slot}.lock", blocking=False)):
@@ -111,21 +221,57 @@ def worker_slot(run: Path) -> Iterator[int]:
         yield slot
 
 
+def workers_folder(run: Path) -> Path:
+    folder = run / "workers"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def worker_name(run: Path, slot: int) -> str:
-    return f"{socket.gethostname()}:{run.resolve()}:{slot}"
+    """Who a trial belongs to: host, run folder (its path, and a random word kept in it), slot.
+
+    The word tells containers apart whose hosts and paths have equal names; host and path tell a
+    copy of a run folder from the original. Hosts that share a run folder have names, and so
+    trials, of their own, whether or not the file system shares their locks. Only where hosts of
+    equal names share one, must it share locks too (NFSv4 does). What a host or a folder left
+    before it was renamed stays as it is: nobody can tell that its owner is dead.
+    """
+    return f"{socket.gethostname()}:{run.resolve()}:{folder_id(run)}:{slot}"
 
 
-def ask(study: Study, worker: str) -> Trial:
-    """A new trial that belongs to `worker` from the moment it runs.
+def folder_id(run: Path) -> str:
+    """A random word, made once for a run folder."""
+    path = workers_folder(run) / "id"
+    if not path.exists():
+        with locked(path.with_suffix(".lock"), blocking=True):
+            if not path.exists():  # another process may have made it since
+                write_atomic(path, secrets.token_hex(8))
+    return path.read_text()
+
+
+def ask(
+    study: Study,
+    worker: str,
+    params: Mapping[str, Option] | None = None,
+    origin: Origin = "sampler",
+) -> Trial:
+    """A trial that belongs to `worker` from the moment it runs, with `params` fixed if given.
 
     It is enqueued under its owner's name, since the process may be killed between asking for a
-    trial and naming it. Trials that wait already, those of killed processes, come first.
+    trial and naming it. Trials that wait already come first, those of killed processes: what came
+    is in the trial, its origin in `user_attrs["origin"]`. Then `params` are not enqueued, or wait
+    for this worker's next call; the study samples what a trial leaves open.
     """
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial({}, user_attrs={"worker": worker})
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    # Others' may be about to run, and one that another takes must be made up for by one of ours.
+    if worker not in map(worker_of, waiting):
+        study.enqueue_trial(dict(params or {}), user_attrs={"worker": worker, "origin": origin})
     trial = study.ask()
-    if trial.user_attrs.get("worker") != worker:  # another process enqueued it
+    known = trial.user_attrs
+    if known.get("worker") != worker:  # another process enqueued it
         trial.set_user_attr("worker", worker)
+    if "origin" not in known:
+        trial.set_user_attr("origin", "sampler")
     return trial
 
 
@@ -151,9 +297,63 @@ def reclaim(study: Study, run: Path, slot: int, say: Callable[[str], None]) -> N
 
 
 def restart(study: Study, trial: FrozenTrial, worker: str) -> None:
+    """Enqueues a trial's parameters, once, then fails it: killed in between, nothing is lost."""
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    restarted = (other.user_attrs.get("restarts") for other in study.get_trials(deepcopy=False))
+    if params and trial.number not in restarted:
+        origin = trial.user_attrs.get("origin", "sampler")
+        attrs = {"worker": worker, "origin": origin, "restarts": trial.number}
+        study.enqueue_trial(params, user_attrs=attrs)
     study.tell(trial.number, state=TrialState.FAIL)
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"worker": worker})
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """An architecture whose values are known: a trial that needs no evaluation."""
+
+    params: Mapping[str, Option]  # one of each of the space's choices
+    values: Sequence[float]  # one of each of the study's objectives
+    constraints: Mapping[str, float]  # met when <= 0; the same keys, in one order, in all trials
+
+
+def adopt(
+    study: Study, run: Path, records: Sequence[Adopted], choices: Mapping[str, Sequence[Option]]
+) -> int:
+    """Adds those as finished trials whose parameters no trial has yet; returns how many.
+
+    Every sampler then knows them. Each is written as a whole, so that the next call goes on where
+    a killed process ended. Processes of one run folder take turns; those of others may add an
+    architecture twice, which costs samplers nothing but its weight.
+    """
+    distributions = {name: CategoricalDistribution(options) for name, options in choices.items()}
+    with locked(workers_folder(run) / "adopt.lock", blocking=True):
+        trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+        known = {frozenset(trial.params.items()) for trial in trials}
+        system_attrs = generation(study, trials)
+        before = len(known)
+        for record in records:
+            if (key := frozenset(record.params.items())) in known:
+                continue
+            known.add(key)
+            study.add_trial(
+                create_trial(
+                    params=dict(record.params),
+                    distributions=dict(distributions),
+                    values=list(record.values),
+                    constraints=dict(record.constraints),
+                    user_attrs={"origin": "known"},
+                    system_attrs=dict(system_attrs),
+                )
+            )
+    return len(known) - before
+
+
+def generation(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """The mark of the current generation, without which a genetic sampler overlooks a trial."""
+    if not isinstance(study.sampler, BaseGASampler):
+        return {}
+    key = f"{type(study.sampler).__name__}:generation"
+    return {key: max((trial.system_attrs.get(key, 0) for trial in trials), default=0)}
 
 
 def running_trials(study: Study) -> list[FrozenTrial]:

@@ -1,15 +1,18 @@
 """The supernet of a run: made from its configuration, or with the weights that training saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from nas.checkpoint import load_checkpoint
 from nas.config import Config
-from search_spaces.cell import CellSpace
-from supernet.cell import CellSizes, CellSupernet
-from supernet.plain import FixedSizes
+from search_spaces.cell import CellArch, CellSpace
+from search_spaces.vit import ViTArch
+from supernet.cell import CellNetwork, CellSizes, CellSupernet
+from supernet.plain import FixedSizes, build
 from supernet.supernet import Supernet
 from supernet.vit import ViTSupernet
 
@@ -40,6 +43,17 @@ def vit_sizes(config: Config) -> FixedSizes:
         num_classes=data.num_classes,
         head_dim=config.space.head_dim,
     )
+
+
+def build_plain(arch: Mapping[str, Any], model: Mapping[str, Any]) -> nn.Module:
+    """The untrained plain model of an architecture's record and a supernet's fixed sizes.
+
+    Raises KeyError or TypeError for records of no family.
+    """
+    if "operations" in arch:
+        return CellNetwork(CellArch(tuple(arch["operations"])), CellSizes(**model))
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}
+    return build(ViTArch(**values), FixedSizes(**model))
 
 
 def load_supernet(config: Config, run: Path, warn: Callable[[str], None]) -> tuple[Supernet, int]:

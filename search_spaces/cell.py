@@ -5,8 +5,10 @@ the sum of what its edges bring. Every cell of the network is alike.
 Dong & Yang, 2020, https://arxiv.org/abs/2001.00326.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from random import Random
 
 from search_spaces.space import Option, check_positive_int, check_values
@@ -17,6 +19,11 @@ OUTPUT = 3
 
 # By cost, from the least.
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
+
+# The ways from the input to the output, as the edges that they pass.
+ROUTES = (((3, 0),), ((1, 0), (3, 1)), ((2, 0), (3, 2)), ((1, 0), (2, 1), (3, 2)))
+# What a way can do to its input: skips change nothing.
+PATHS = tuple(path for length in range(4) for path in product(OPERATIONS[2:], repeat=length))
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,18 @@ class CellArch:
             if target in used:
                 used.add(source)
         return {(j, i): op for (j, i), op in edges.items() if i in fed and j in used}
+
+    def paths(self) -> Counter[tuple[str, ...]]:
+        """How many ways from the input to the output apply each sequence of operations.
+
+        White et al., 2021, https://arxiv.org/abs/1910.11858 (BANANAS), encode cells by these.
+        """
+        live = self.live_edges()
+        return Counter(
+            tuple(live[edge] for edge in route if live[edge] != "skip_connect")
+            for route in ROUTES
+            if all(edge in live for edge in route)
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +148,16 @@ class CellSpace:
 
     def num_archs(self) -> int:
         return len(self.operations) ** len(EDGES)
+
+    def features(self, arch: CellArch) -> tuple[float, ...]:
+        """The operation of each live edge one-hot, how often each occurs, and the paths."""
+        live, paths = arch.live_edges(), arch.paths()
+        counts = Counter(live.values())
+        return (
+            *(float(live.get(edge) == op) for edge in EDGES for op in OPERATIONS[1:]),
+            *(counts[op] / len(EDGES) for op in OPERATIONS[1:]),
+            *(paths[path] / len(ROUTES) for path in PATHS),
+        )
 
 
 def edge_name(edge: tuple[int, int]) -> str:

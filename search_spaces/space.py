@@ -50,6 +50,13 @@ class Space(Protocol[ArchT]):
         """The number of distinct architectures."""
         ...
 
+    def features(self, arch: ArchT) -> tuple[float, ...]:
+        """What a regression on accuracy or cost sees of `arch`: equally many figures in 0..1.
+
+        Architectures that compute the same have the same features.
+        """
+        ...
+
 
 def check_values(choices: Mapping[str, tuple[Option, ...]], values: Mapping[str, Option]) -> None:
     """Raises ValueError unless `values` has one option of every choice and nothing else."""

@@ -151,6 +151,36 @@ class ViTSpace:
         shared = len(self.embed_dim) * len(self.num_atoms)
         return shared * sum(per_block**depth for depth in self.depth)
 
+    def features(self, arch: ViTArch) -> tuple[float, ...]:
+        """The sizes, each block's (0 where it is absent), their sums, and terms of the FLOPs.
+
+        Each is a fraction of the largest architecture's figure, 0 where that is 0.
+        """
+        largest = self.figures(self.largest())
+        pairs = zip(self.figures(arch), largest, strict=True)
+        return tuple(figure / most if most else 0.0 for figure, most in pairs)
+
+    def figures(self, arch: ViTArch) -> tuple[float, ...]:
+        absent = (0.0,) * (max(self.depth) - arch.depth)
+        blocks = [(*getattr(arch, name), *absent) for name in PER_BLOCK]
+        heads, hidden, rank = sum(arch.num_heads), sum(arch.mlp_hidden), sum(arch.rank)
+        width = arch.embed_dim
+        return (
+            width,
+            arch.depth,
+            arch.num_atoms,
+            *(size for sizes in blocks for size in sizes),
+            heads,  # tokens attend to tokens
+            sum(arch.mlp_ratio),
+            rank,
+            width * arch.depth,
+            width * heads,  # q, k, v and o
+            width * hidden,  # fc1 and fc2
+            width * rank,
+            heads * rank,
+            width * width * arch.num_atoms,
+        )
+
 
 def check_positive_number(key: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:

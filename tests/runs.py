@@ -1,7 +1,7 @@
 """A tiny run folder, and a device whose latency is known beforehand, for the tests."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.config import Config
+from nas.device import DeviceCard
 from nas.export import load_plain, onnx_program
 from nas.files import read_records
-from nas.measure import LatencyTable, Measurement
+from nas.measure import Session
 from nas.run import open_run
+from nas.timing import Effort, Latency
 from supernet.supernet import Supernet
 
 Record = dict[str, Any]
@@ -35,6 +37,9 @@ TINY = (
     "target.threads=1",
     "target.passes=6",
     "target.warmup=1",
+    "target.precision=0.5",
+    "target.compare=[eager]",
+    "search.start=3",
 )
 
 
@@ -63,6 +68,53 @@ def by_size(model: nn.Module, reference: nn.Module) -> float:
     return size_of(model) / size_of(reference)
 
 
+class PaperBench:
+    """Stands in for a Bench: the largest subnet takes 10 ms, others what `ratio_of` says of it.
+
+    `low` and `high` are the ends of a session's interval, relative to the ratio.
+    """
+
+    ratio_of: Callable[[nn.Module, nn.Module], float]
+    low: float
+    high: float
+
+    def __init__(self, reference: nn.Module, card: DeviceCard, effort: Effort) -> None:
+        self.reference = reference
+
+    def __enter__(self) -> "PaperBench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        pass
+
+    def sessions(self, models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
+        return [self.session(type(self).ratio_of(model, self.reference), model) for model in models]
+
+    def session(self, ratio: float, model: nn.Module) -> Session:
+        # However many sessions are pooled, their interval is that of one.
+        factors = (*(self.low,) * 3, 1.0, *(self.high,) * 3)
+        return Session(
+            model_ms=tuple(10 * ratio * factor for factor in factors),
+            reference_ms=(10.0,) * len(factors),
+            num_warmup=1,
+            num_interrupted=0,
+            num_throttled=0,
+            memory_mib=size_of(model) / 2**18,
+            resident_mib=None,
+            energy_mj=None,
+            flops=size_of(model),
+        )
+
+    def across_runtimes(
+        self, model: nn.Module, runtimes: Sequence[str]
+    ) -> dict[str, Latency | str]:
+        latency = self.session(type(self).ratio_of(model, self.reference), model).latency()
+        return {name: "not here" if name == "cuda_graph" else latency for name in runtimes}
+
+
 def use_paper_device(
     patch: pytest.MonkeyPatch,
     ratio_of: Callable[[nn.Module, nn.Module], float] = by_size,
@@ -70,28 +122,11 @@ def use_paper_device(
     low: float = 0.95,
     high: float = 1.05,
 ) -> None:
-    """Makes `ratio_of` the latency relative to the largest subnet, which takes 10 ms.
-
-    `low` and `high` are the ends of its interval, relative to it.
-    """
-
-    def measure_now(model: nn.Module, reference: nn.Module, table: LatencyTable) -> Measurement:
-        ratio = ratio_of(model, reference)
-        return Measurement(
-            latency_ms=10 * ratio,
-            ratio=ratio,
-            ratio_low=low * ratio,
-            ratio_high=high * ratio,
-            median_ms=10 * ratio,
-            p90_ms=11 * ratio,
-            spread=0.1,
-            num_passes=6,
-            memory_mib=size_of(model) / 2**18,
-            flops=size_of(model),
-        )
-
-    patch.setattr("nas.measure.measure_now", measure_now)
-    patch.setattr("nas.costs.measure_now", measure_now)
+    """Makes `ratio_of` the latency relative to the largest subnet, which takes 10 ms."""
+    values = {"ratio_of": staticmethod(ratio_of), "low": low, "high": high}
+    bench = type("PaperBench", (PaperBench,), values)
+    for module in ("nas.costs", "nas.plan"):
+        patch.setattr(f"{module}.Bench", bench)
 
 
 def config_of(run: Path, *overrides: str) -> Config:

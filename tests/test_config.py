@@ -101,6 +101,18 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("train.threads", 100_000, "in 0..1024"),
     ("target.warmup", 0, "at least 1"),
     ("target.passes", 5, "at least 6"),
+    ("target.runtime", "jax", "one of"),
+    ("target.compare", ["eager", "jax"], "a list of some of"),
+    ("target.precision", 0.0, "in (0, 1)"),
+    ("target.time_limit_s", 0.0, "positive"),
+    ("target.img_size", 12, "data.img_size (8), which a transformer's position embeddings are for"),
+    ("budget.min_params", 0, "positive"),
+    ("search.strategy", "wild", "one of"),
+    ("search.predictor", "oracle", "one of"),
+    ("search.finalists", 0, "positive"),
+    ("search.patience", -1, "zero or positive"),
+    ("plan", 1, "0 for none, or at least 2"),
+    ("out", "x.jsonl", "empty without plan and archs"),
     ("search.objective", "fastest", "one of"),
     ("search.trials", 0, "positive"),
     ("wandb.mode", "on", "one of"),
@@ -124,6 +136,15 @@ def test_a_bad_value_is_refused_with_key_rule_and_value(key: str, value: Any, ru
     assert rule in message
     assert message.startswith(key) or rule.startswith("data.root")
     assert ", got " in message
+
+
+def test_a_window_has_its_lower_end_below_its_upper_one() -> None:
+    raw = changed("budget.params", 100)
+    raw.budget.min_params = 100
+    assert parse(raw).budget.bounds() == {"params": 100, "min_params": 100}
+    raw.budget.min_params = 101
+    with pytest.raises(ValueError, match=r"budget\.min_params must be at most the upper bound, 100"):
+        parse(raw)
 
 
 def test_mixing_needs_an_even_batch() -> None:
@@ -245,7 +266,7 @@ PLACES: list[tuple[str, Callable[[dict[str, object]], object]]] = [
     ("paths", lambda node: node),
     ("distillation", lambda node: node),
     ("search.sampler", lambda node: node),
-    ("search.sampler.gamma", lambda node: [[{"a": node}]]),
+    ("search.sampler.crossover", lambda node: [[{"a": node}]]),
     ("source.q", lambda node: node),
     ("source.q.parts", lambda node: [node]),
     ("source.o.coefficients", lambda node: {**node, "_partial_": True}),

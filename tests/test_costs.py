@@ -1,21 +1,19 @@
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 from torch import nn
 
 from nas.__main__ import main
-from nas.costs import (
-    CostMeter,
-    Costs,
-    budget_table,
-    median_arch,
-    out_of_reach,
-    violations,
-)
-from nas.files import locked
-from nas.measure import LatencyTable, Measurement
+from nas.costs import MOST_SESSIONS, CostMeter, Costs, is_met, out_of_reach, straddled, violations
+from nas.device import device_lock
+from nas.feasibility import budget_table, median_arch, nearest_miss
+from nas.files import locked, read_records
+from nas.latency_table import Measurement
+from nas.measure import Session
 from nas.settings import BudgetConfig
 from nas.weights import make_supernet
 from supernet.ledger import Counts, count
@@ -35,7 +33,12 @@ def measured(ratio: float, *, low: float, high: float) -> Measurement:
         p90_ms=7 * ratio,
         spread=0.1,
         num_passes=6,
+        num_sessions=1,
+        num_interrupted=0,
+        num_throttled=0,
         memory_mib=2 * ratio,
+        resident_mib=None,
+        energy_mj=None,
         flops=1000,
     )
 
@@ -52,7 +55,7 @@ def record(ratio: float, *, low: float, high: float, params: int) -> dict[str, f
 
 @pytest.fixture
 def few_sampled(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("nas.costs.MEDIAN_OF", 7)
+    monkeypatch.setattr("nas.feasibility.MEDIAN_OF", 7)
     return 7
 
 
@@ -68,7 +71,8 @@ def test_every_budget_has_a_figure_by_its_definition() -> None:
         "memory_mib": 1.0,
         "memory_of_largest": 0.5,
     }
-    assert expected.keys() == {field.name for field in fields(BudgetConfig)}
+    keys = {field.name for field in fields(BudgetConfig)}
+    assert keys == expected.keys() | {f"min_{key}" for key in expected}
     assert {key: COSTS[key] for key in expected} == pytest.approx(expected)
 
 
@@ -88,31 +92,63 @@ def test_a_violation_is_the_excess_as_a_fraction_of_the_bound(key: str, judged: 
         assert violations(COSTS, {key: factor * judged}) == pytest.approx({key: excess})
 
 
+@pytest.mark.parametrize(
+    ("key", "judged"),
+    [("min_latency_ms", 2.0), ("min_latency_of_largest", 0.4), ("min_params", 20)],
+)
+def test_a_lower_bound_is_violated_from_below_by_the_other_end(key: str, judged: float) -> None:
+    for factor in (0.5, 0.99, 1.01, 4):
+        bound = factor * judged
+        assert violations(COSTS, {key: bound}) == pytest.approx({key: 1 - judged / bound})
+
+
+def test_a_window_holds_what_lies_between_its_ends() -> None:
+    window = {"min_params": 15, "params": 25}
+    for params, met in ((14, False), (15, True), (25, True), (26, False)):
+        costs = {**COSTS, "params": params}
+        assert (max(violations(costs, window).values()) <= 0) is met
+        assert all(is_met(costs, key, bound) for key, bound in window.items()) is met
+
+
 def test_a_bound_is_out_of_reach_only_if_the_whole_interval_exceeds_it() -> None:
     bounds = {"latency_of_largest": 0.39, "latency_ms": 2.1, "params": 19, "memory_mib": 1.1}
-    assert out_of_reach(COSTS, bounds) == ["latency_of_largest", "params"]
+    assert out_of_reach(COSTS, COSTS, bounds) == ["latency_of_largest", "params"]
+    large = record(1.0, low=0.9, high=1.1, params=100)
+    bounds = {"min_latency_of_largest": 1.05, "min_latency_ms": 5.6, "min_params": 101}
+    assert out_of_reach(COSTS, large, bounds) == ["min_latency_ms", "min_params"]
+
+
+def test_a_latency_straddles_a_bound_that_lies_within_its_interval() -> None:
+    inside = {"latency_of_largest": 0.5, "latency_ms": 2.9, "min_latency_of_largest": 0.41}
+    outside = {"latency_of_largest": 0.61, "latency_ms": 1.9, "min_latency_ms": 3.1, "params": 19}
+    assert straddled(COSTS, inside) == list(inside)
+    assert straddled(COSTS, outside) == []
 
 
 @pytest.mark.parametrize(
-    ("key", "bound", "answer"),
+    ("key", "bound", "expected"),
     [
-        ("latency_of_largest", 1.2, "yes, even the largest"),
+        ("latency_of_largest", 1.2, "yes, by every subnet"),
         ("latency_of_largest", 1.05, "yes"),  # the largest's interval ends at 1.1
         ("latency_of_largest", 0.25, "yes"),
-        ("latency_of_largest", 0.18, "unsure, raise target.passes"),
-        ("latency_of_largest", 0.1, "no"),
-        ("latency_ms", 5.6, "yes, even the largest"),
-        ("latency_ms", 0.7, "no"),
-        ("params", 100, "yes, even the largest"),
+        ("latency_of_largest", 0.18, "unsure, missed by 33.3%; lower target.precision"),
+        ("latency_of_largest", 0.1, "no, missed by 140.0%"),
+        ("latency_ms", 5.6, "yes, by every subnet"),
+        ("latency_ms", 0.7, "no, missed by 71.4%"),
+        ("params", 100, "yes, by every subnet"),
         ("params", 99, "yes"),
-        ("params", 9, "no"),
+        ("params", 9, "no, missed by 11.1%"),
         ("params_of_largest", 0.2, "yes"),
-        ("memory_mib", 0.3, "no"),
+        ("memory_mib", 0.3, "no, missed by 33.3%"),
         ("memory_of_largest", 0.2, "yes"),
+        ("min_params", 10, "yes, by every subnet"),
+        ("min_params", 100, "yes"),
+        ("min_params", 125, "no, missed by 20.0%"),
+        ("min_latency_of_largest", 1.0, "unsure, missed by 10.0%; lower target.precision"),
     ],
 )
 def test_the_table_answers_whether_the_space_can_meet_a_budget(
-    key: str, bound: float, answer: str
+    key: str, bound: float, expected: str
 ) -> None:
     costs = {
         SMALLEST: record(0.2, low=0.16, high=0.24, params=10),
@@ -120,9 +156,25 @@ def test_the_table_answers_whether_the_space_can_meet_a_budget(
         LARGEST: record(1.0, low=0.9, high=1.1, params=100),
     }
     table = budget_table(costs, {key: bound})
-    *_, marks, verdict = (next(iter(column.cells)) for column in table.columns)
-    assert verdict == answer
-    assert str(marks).endswith(" x") is (answer != "yes, even the largest")
+    *cells, verdict = (next(iter(column.cells)) for column in table.columns)
+    assert verdict == expected
+    any_missed = any(str(cell).endswith(" x") for cell in cells)
+    assert any_missed is (expected != "yes, by every subnet")
+
+
+def test_the_nearest_miss_is_named_with_its_budget_and_amount() -> None:
+    candidates = [
+        {**record(0.5, low=0.4, high=0.6, params=20), "arch": "one"},
+        {**record(0.3, low=0.2, high=0.4, params=90), "arch": "two"},
+    ]
+    message = nearest_miss(candidates, {"params": 10, "latency_of_largest": 0.7})
+    assert "budget.params=10: best seen 20, nearest subnet 20 (missed by 100.0%)" in message
+    assert message.endswith('The nearest is "one"')
+    message = nearest_miss(candidates, {"min_params": 100})
+    assert "budget.min_params=100: best seen 90, nearest subnet 90 (missed by 10.0%)" in message
+    message = nearest_miss(candidates, {"params": 30, "latency_of_largest": 0.5})
+    assert "each can be met, but not all together" in message
+    assert "budget.latency_of_largest=0.5: best seen 0.4, nearest subnet 0.6" in message
 
 
 def test_the_median_architecture_has_as_many_sampled_below_as_above(
@@ -151,10 +203,10 @@ def test_measure_needs_no_training_and_measures_nothing_twice(
     assert main([*command, "budget.latency_of_largest=0.9"]) == 0
     first, before = capsys.readouterr().out, (tmp_path / "run" / "latency.jsonl").read_bytes()
 
-    def fail(*_: object) -> Measurement:
+    def fail(*_: object) -> list[Session]:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("nas.measure.measure_now", fail)
+    monkeypatch.setattr("nas.costs.Bench", fail)
     assert main([*command, "budget.latency_of_largest=0.9"]) == 0
     assert capsys.readouterr().out == first
     assert (tmp_path / "run" / "latency.jsonl").read_bytes() == before
@@ -174,7 +226,7 @@ def test_a_budget_of_parameters_bounds_the_smaller_of_the_two_files(
     counts = meter.largest_counts
     assert counts.stored_factorised < counts.stored_merged
     between = (counts.stored_factorised + counts.stored_merged) // 2
-    for bound, answer in ((between, "yes, even the largest"), (counts.params - 1, " yes ")):
+    for bound, answer in ((between, "yes, by every subnet"), (counts.params - 1, " yes ")):
         capsys.readouterr()
         assert main([*command, f"budget.params={bound}"]) == 0
         line = next(li for li in capsys.readouterr().out.splitlines() if "budget.params" in li)
@@ -182,36 +234,64 @@ def test_a_budget_of_parameters_bounds_the_smaller_of_the_two_files(
         assert f"{bound:,}" in line
 
 
-def test_only_one_process_of_a_run_measures_at_a_time(
+def test_only_one_process_of_the_machine_measures_on_a_device_at_a_time(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_paper_device(monkeypatch)
     config = config_of(run)
     meter = CostMeter(config, run, make_supernet(config))
-    use_paper_device(monkeypatch)
     held: list[bool] = []
+    bench = meter._ready_bench()
 
-    def measure_now(model: nn.Module, reference: nn.Module, table: LatencyTable) -> Measurement:
-        with locked(run / "latency.lock", blocking=False) as free:
+    def sessions(models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
+        with locked(device_lock(torch.device("cpu")), blocking=False) as free:
             held.append(not free)
-        return measured(0.5, low=0.4, high=0.6)
+        return type(bench).sessions(bench, models)
 
-    monkeypatch.setattr("nas.measure.measure_now", measure_now)
-    monkeypatch.setattr("nas.costs.measure_now", measure_now)
+    monkeypatch.setattr(bench, "sessions", sessions)
     arch = config.space.smallest()
     meter.costs(arch)
     meter.costs_afresh(arch, meter.supernet.extract(arch))
-    assert held == [True, True, True]  # the subnet, the largest, the subnet afresh
+    meter.side_by_side([arch])
+    assert held == [True] * 4  # the subnet, the largest, the subnet afresh, and as a finalist
 
 
-def test_costs_afresh_are_not_those_of_the_cache(
+def test_costs_afresh_are_not_those_of_the_table(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_paper_device(monkeypatch)
     config = config_of(run)
     meter = CostMeter(config, run, make_supernet(config))
     arch = config.space.smallest()
-    use_paper_device(monkeypatch)
     cached = meter.costs(arch)
+    meter.close()
     use_paper_device(monkeypatch, lambda model, reference: 0.7)
     afresh = meter.costs_afresh(arch, meter.supernet.extract(arch))
-    assert afresh.measurement.ratio == 0.7
-    assert asdict(meter.costs(arch)) == asdict(cached)
+    assert afresh.measurement.ratio == pytest.approx(0.7)
+    assert meter.costs(arch) == cached
+
+
+def test_a_subnet_whose_interval_holds_a_bound_is_measured_more_but_not_for_ever(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_paper_device(monkeypatch, lambda model, reference: 0.5)
+    config = config_of(run)
+    meter = CostMeter(config, run, make_supernet(config))
+    archs = [config.space.sample(Random(seed)) for seed in range(3)]
+    for arch, bound, num_sessions in zip(
+        archs, (0.6, 0.51, 0.4), (1, MOST_SESSIONS, 1), strict=True
+    ):
+        costs = meter.costs(arch, {"latency_of_largest": bound})
+        assert costs.measurement.num_sessions == num_sessions
+
+
+def test_a_straddler_is_no_further_measured_where_it_was_before(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_paper_device(monkeypatch, lambda model, reference: 0.5)
+    config = config_of(run)
+    bounds = {"latency_of_largest": 0.5}
+    CostMeter(config, run, make_supernet(config)).costs(config.space.smallest(), bounds)
+    before = read_records(run / "latency.jsonl")
+    CostMeter(config, run, make_supernet(config)).costs(config.space.smallest(), bounds)
+    assert read_records(run / "latency.jsonl") == before

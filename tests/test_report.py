@@ -16,10 +16,14 @@ from scipy.stats import binomtest
 
 from nas import ranking as rank_figures
 from nas.report import ranking, sampling, write_report
-from nas.report.figures import MOST_POINTS, Cost, bounds_on, meets, pareto_front
+from nas.report.baseline import expected_best
+from nas.report.budgets import Bound, Cost, bounds_on, meets
+from nas.report.choosing import seconds
+from nas.report.figures import MOST_POINTS
 from nas.report.formatting import number, percent, span, top1_interval
+from nas.report.pareto import pareto_front
 from nas.report.picture import arch_picture, can_draw
-from nas.report.reading import read_run
+from nas.report.reading import arch_key, read_run
 from search_spaces.cell import CellSpace
 from supernet.candidate_paths import CandidatePaths
 from supernet.data_importance import ImportanceData
@@ -54,6 +58,8 @@ CARD = {
     "python_version": "3.11.7",
 }
 BUDGET = {"latency_of_largest": 0.6, "params": 60000, "memory_mib": None}
+ENDS = {"trial": None, "study": None, "origin": "largest"}  # of both ends, for what they are
+SECONDS = {"total": 80.0, "accuracy": 20.0, "costs": 44.0, "proposals": 6.0}
 CONFIG = """\
 run: runs/digits
 seed: 0
@@ -73,7 +79,10 @@ def candidate(arch: Record, trial: int, noise: float) -> Record:
     latency_ms, memory_mib = 5.2 * latency_of_largest, 0.4 + work / 2000
     return {
         "arch": arch,
+        "study": "digits-0f",
         "trial": trial,
+        "origin": "start" if trial < 20 else "guide",
+        "complete": True,
         "top1": round((0.985 - 0.1 * 0.5 ** (work / 300) - noise) * 360) / 360,
         "loss": 0.12,
         "split": "val",
@@ -86,7 +95,12 @@ def candidate(arch: Record, trial: int, noise: float) -> Record:
         "p90_ms": 1.1 * latency_ms,
         "spread": 0.031,
         "num_passes": 50,
+        "num_sessions": 2,
+        "num_interrupted": 3,
+        "num_throttled": 1,
         "memory_mib": memory_mib,
+        "resident_mib": 7.5,
+        "energy_mj": None,
         "flops": int(work * 1700),
         "latency_of_largest": latency_of_largest,
         "stored_factorised": params,
@@ -96,6 +110,7 @@ def candidate(arch: Record, trial: int, noise: float) -> Record:
         "params_of_largest": params / 62340,
         "memory_of_largest": memory_mib / 1.936,
         "step": 1020,
+        "weights": "77aa",
         "digest": "a1b2",
     }
 
@@ -113,19 +128,43 @@ def sample(generator: random.Random) -> Record:
 
 def candidates() -> list[Record]:
     generator = random.Random(0)
-    return [candidate(sample(generator), trial, 0.01 * generator.random()) for trial in range(60)]
+    archs: dict[str, Record] = {}
+    while len(archs) < 60:
+        arch = sample(generator)
+        archs.setdefault(arch_key(arch), arch)
+    return [
+        candidate(arch, trial, 0.01 * generator.random())
+        for trial, arch in enumerate(archs.values())
+    ]
 
 
 MEASURED = (
     *("latency_ms", "ratio", "ratio_low", "ratio_high", "median_ms", "p90_ms", "spread"),
-    *("num_passes", "memory_mib", "flops"),
+    *("num_passes", "num_sessions", "num_interrupted", "num_throttled"),
+    *("memory_mib", "resident_mib", "energy_mj", "flops"),
 )
 COUNTS = ("stored_factorised", "stored_merged", "resident")
 
 
 def measurement(record: Record) -> Record:
-    head = {"kind": "measurement", "digest": "a1b2", "time": "2025-11-21T07:12:00+00:00"}
-    return {**head, "arch": record["arch"], **{k: record[k] for k in MEASURED}, "card": CARD}
+    """A line of latency.jsonl: one session, and all sessions of the subnet so far together."""
+    return {
+        "digest": "a1b2",
+        "time": "2025-11-21T07:12:00+00:00",
+        "arch": record["arch"],
+        "model_ms": [record["latency_ms"]] * 25,
+        "reference_ms": [5.2] * 25,
+        "num_warmup": 6,
+        "num_interrupted": 2,
+        "num_throttled": 1,
+        "memory_mib": record["memory_mib"],
+        "resident_mib": None,
+        "energy_mj": None,
+        "flops": record["flops"],
+        "measurement": {key: record[key] for key in MEASURED},
+        "reference": {"arch": LARGEST, "model": {}},
+        "card": CARD,
+    }
 
 
 def metrics() -> list[Record]:
@@ -144,10 +183,42 @@ def metrics() -> list[Record]:
     return records
 
 
+def in_runtime(record: Record, ratio: float) -> Record:
+    """What one runtime took, `ratio` of the largest subnet's time; the interval is 4 % wide."""
+    own = {"ratio": ratio, "ratio_low": 0.98 * ratio, "ratio_high": 1.02 * ratio}
+    scale = record["latency_ms"] / record["ratio"]
+    return {**own, "latency_ms": ratio * scale, "num_passes": 40, "spread": 0.05}
+
+
+def final(record: Record, ratio: float, *, met: bool = True) -> Record:
+    """A subnet measured afresh, at `ratio` times what the search had known."""
+    known = record["ratio"]
+    return {
+        "arch": record["arch"],
+        "top1": record["top1"],
+        "searched_ratio": known,
+        "ratio": ratio * known,
+        "ratio_low": 0.99 * ratio * known,
+        "ratio_high": 1.02 * ratio * known,
+        "latency_ms": ratio * record["latency_ms"],
+        "num_passes": 30,
+        "met": met,
+    }
+
+
+def error(kind: str, **figures: float) -> Record:
+    """A predictor's cross-validated error."""
+    found = {"mae": 0.004, "mape": 0.01, "tau": 0.75}
+    band = {f"band_{key}": value / 2 for key, value in found.items()}
+    return {"kind": kind, "num_known": 60, **found, "band_size": 9, **band, **figures}
+
+
 def exported(chosen: Record, largest: Record) -> Record:
     test = {"split": "test", "top1": 0.9694, "num_examples": 360, "low": 0.946, "high": 0.983}
-    judged = ("arch", "trial", "top1", "loss", "split", "num_examples", "step", "digest")
-    costs = {key: value for key, value in chosen.items() if key not in judged}
+    judged = ("arch", "study", "trial", "origin", "complete", "top1", "loss", "split")
+    conditions = ("num_examples", "step", "weights", "digest")
+    costs = {key: value for key, value in chosen.items() if key not in (*judged, *conditions)}
+    latency = {key: chosen[key] for key in MEASURED}
     bounds = {"latency_of_largest": 0.6, "params": 60000}
     return {
         "arch": chosen["arch"],
@@ -155,6 +226,14 @@ def exported(chosen: Record, largest: Record) -> Record:
         "largest_test": {**test, "top1": 0.975, "low": 0.953, "high": 0.987},
         "counts": {key: chosen[key] for key in COUNTS},
         "largest_counts": {key: largest[key] for key in COUNTS},
+        "latency": latency,
+        "searched": {"ratio": 0.5, "ratio_low": 0.49, "ratio_high": 0.52}
+        | {"num_passes": 75, "off_by": latency["ratio"] / 0.5 - 1},
+        "runtimes": [
+            {"runtime": "eager", **in_runtime(chosen, 0.5)},
+            {"runtime": "cuda_graph", "unavailable": "cuda_graph needs a CUDA device, not cpu"},
+            {"runtime": "onnxruntime", **in_runtime(chosen, 0.25)},
+        ],
         "costs": costs,
         "device": CARD,
         "budgets": [
@@ -181,15 +260,27 @@ def run(tmp_path: Path) -> Path:
         (record for record in records if meets(record, {"latency_of_largest": 0.6, "params": 6e4})),
         key=lambda record: record["top1"],
     )
-    search = {"objective": "best", "budget": BUDGET, "num_trials": 72, "seconds": 41.0}
-    search |= {"chosen": chosen, "smallest": smallest, "largest": largest}
-    search |= {"step": 1020, "digest": "a1b2"}
-    reference = {"kind": "reference", "card": CARD, "digest": "a1b2", "reference_ms": 5.2}
+    others = [c for c in records if meets(c, {"latency_of_largest": 0.6, "params": 6e4})]
+    search = {"objective": "best", "strategy": "guided", "budget": BUDGET, "num_trials": 72}
+    search |= {"study": "digits-0f", "chosen": chosen, "smallest": smallest, "largest": largest}
+    search["candidates"] = [{**smallest, **ENDS}, {**largest, **ENDS}, *records]
+    search["finalists"] = [final(others[0], 1.25, met=False), final(chosen, 0.95)]
+    search |= {"verified": [final(chosen, 1.02)], "ended_by": "search.patience"}
+    search |= {"reference_drift": 0.0625, "seconds": dict(SECONDS)}
+    search["predictors"] = {
+        "accuracy": error("svr", mae=0.0034),
+        "latency_of_largest": error("gaussian_process", mae=0.0371, band_tau=float("nan")),
+    }
+    search["predictions"] = {
+        "accuracy": {"predicted": [0.90, 0.95], "measured": [0.91, 0.94]},
+        "latency_of_largest": {"predicted": [0.5, 0.625], "measured": [0.75, 0.375]},
+    }
+    search |= {"step": 1020, "weights": "77aa", "digest": "a1b2"}
     (folder / "config.yaml").write_text(CONFIG)
     write_lines(folder / "metrics.jsonl", metrics())
     write_lines(folder / "candidates.jsonl", records)
     measured = [measurement(record) for record in [smallest, largest, *records]]
-    write_lines(folder / "latency.jsonl", [reference, *measured])
+    write_lines(folder / "latency.jsonl", measured)
     (folder / "search.json").write_text(json.dumps(search))
     (folder / "subnet" / "card.json").write_text(json.dumps(exported(chosen, largest)))
     return folder
@@ -259,18 +350,24 @@ def test_strings_of_a_stranger_stay_text(run: Path) -> None:
     write_lines(run / "latency.jsonl", [{**measurement(record), "card": card}])
     probe = {"kind": "eval", "probe": evil, "epoch": 1, "step": evil, "top1": 0.5, "split": evil}
     write_lines(run / "metrics.jsonl", [*metrics(), probe])
-    edit(run / "search.json", chosen=record, budget={evil: 1.0}, num_trials=evil)
+    values = {"chosen": record, "budget": {evil: 1.0}, "num_trials": evil, "candidates": [record]}
+    values |= {"strategy": evil, "objective": evil, "ended_by": evil}
+    values |= {"finalists": [{"arch": {evil: evil}, "ratio": 0.5, "met": evil}]}
+    values |= {"predictors": {evil: {"kind": evil}}, "predictions": {evil: {}}}
+    edit(run / "search.json", **values)
     budgets = [{"name": evil, "limit": evil, "value": evil, "met": evil}]
     test = {"top1": evil, "low": evil, "high": evil, "num_examples": evil, "split": evil}
     edit(run / "subnet" / "card.json", **{"commit": evil, "command": evil, "budgets": budgets})
     edit(run / "subnet" / "card.json", **{"test": test, "arch": record["arch"], "device": card})
+    places = [{"runtime": evil, **in_runtime(record, 0.5)}, {"runtime": evil, "unavailable": evil}]
+    edit(run / "subnet" / "card.json", runtimes=places)
     page = written(run)
     assert evil not in page
     assert "<img" not in page.partition("</head>")[2]
     assert page.count("<script") == num_scripts
     assert prose(page).count("alert(1)") > 10
     # plotly reads tags in labels, so what reaches it must be escaped as well
-    for name in ("latency_ms", "probes"):
+    for name in ("latency_ms", "probes", "runtimes"):
         labels = json.dumps(figure(page, name))
         assert "alert(1)" in labels
         assert "<img" not in labels
@@ -285,6 +382,11 @@ def test_interpolations_of_a_config_are_not_resolved(
     assert "hunter2" not in written(run)
 
 
+def unlisted(run: Path) -> None:
+    """Takes the candidates out of search.json, as if the search had not ended."""
+    edit(run / "search.json", candidates=[])
+
+
 def test_every_candidate_is_in_both_figures(run: Path) -> None:
     page = written(run)
     for name, key in (("latency_ms", "latency_ms"), ("params", "params")):
@@ -294,14 +396,15 @@ def test_every_candidate_is_in_both_figures(run: Path) -> None:
             if trace["name"] in ("meets budgets", "breaks a budget")
             for x, y in zip(trace["x"], trace["y"], strict=True)
         ]
-        assert sorted(drawn) == sorted((c[key], c["top1"]) for c in candidates())
+        shown = [*candidates(), candidate(SMALLEST, 60, 0.0), candidate(LARGEST, 61, 0.0)]
+        assert sorted(drawn) == sorted((c[key], c["top1"]) for c in shown)
 
 
 def test_candidates_that_break_a_budget_are_grey_and_off_the_front(run: Path) -> None:
     traces = {trace["name"]: trace for trace in figure(written(run), "latency_ms")}
     met = [
         c
-        for c in candidates()
+        for c in [*candidates(), candidate(SMALLEST, 60, 0.0)]
         if 1.015 * c["latency_of_largest"] <= 0.6 and c["params"] <= BUDGET["params"]
     ]
     assert 0 < len(met) < len(candidates())
@@ -344,17 +447,19 @@ def test_a_relative_bound_stands_where_the_relative_figure_equals_it() -> None:
     cost = Cost("latency_ms", "latency_of_largest", "latency", "")
     record = {"latency_ms": 9.0, "latency_of_largest": 0.9}
     budget = {"latency_ms": 4.0, "latency_of_largest": 0.5, "params": 7}
-    places = [place for _, place in bounds_on(cost, budget, record)]
+    places = [bound.place for bound in bounds_on(cost, budget, record)]
     assert places == [4.0, pytest.approx(5.0)]
 
 
 def test_candidates_of_other_weights_or_another_target_are_left_out(run: Path) -> None:
+    unlisted(run)
     other = [{**c, "top1": 1.0, "step": 500} for c in candidates()[:3]]
+    other += [{**c, "top1": 1.0, "weights": "88bb"} for c in candidates()[:2]]
     foreign = [{**c, "top1": 1.0, "digest": "ffff"} for c in candidates()[:4]]
     write_lines(run / "candidates.jsonl", [*other, *candidates(), *foreign])
     page = written(run)
     assert all(1.0 not in trace["y"] for trace in figure(page, "latency_ms"))
-    assert "7 of other weights or another target are not shown" in prose(page)
+    assert "9 of other weights or another target are not shown" in prose(page)
 
 
 def test_training_curves_hold_every_record_and_every_probe(run: Path) -> None:
@@ -375,10 +480,10 @@ def test_the_header_gives_test_accuracy_interval_and_budgets(run: Path) -> None:
     words = prose(written(run))
     assert "96.9 %" in words
     assert "test top-1, 360 examples, 95 % interval 94.6\u201398.3 %" in words
-    assert re.search(r"latency_of_largest 0\.\d+, budget 0\.600: met", words)
+    assert re.search(r"latency_of_largest 0\.\d+, budget \u2264 0\.600: met", words)
     broken = {"name": "memory_mib", "limit": 1.0, "value": 1.25, "met": False}
     edit(run / "subnet" / "card.json", budgets=[broken])
-    assert "memory_mib 1.25 MiB, budget 1.00 MiB: broken" in prose(written(run))
+    assert "memory_mib 1.25 MiB, budget \u2264 1.00 MiB: broken" in prose(written(run))
 
 
 def test_the_exported_subnet_is_the_chosen_one(run: Path) -> None:
@@ -409,7 +514,7 @@ def test_the_latency_table_is_cut_but_keeps_the_named_subnets(run: Path) -> None
     ("missing", "command"),
     [
         ("metrics.jsonl", "nas train run=runs/digits"),
-        ("candidates.jsonl", "nas search run=runs/digits"),
+        ("search.json", "nas search run=runs/digits"),
         ("latency.jsonl", "nas measure run=runs/digits"),
         ("subnet/card.json", "nas export run=runs/digits"),
     ],
@@ -463,12 +568,13 @@ def test_numbers_keep_three_digits(value: float, expected: str) -> None:
 
 
 def test_a_record_without_figures_gives_dashes(run: Path) -> None:
-    bare = {"kind": "measurement", "arch": SMALLEST, "digest": "a1b2", "card": CARD}
+    bare = {"measurement": {"x": 1}, "arch": SMALLEST, "digest": "a1b2", "card": CARD}
     write_lines(run / "latency.jsonl", [bare])
     page = written(run)
     table = page[page.index("Latency and memory") : page.index("The chosen architecture")]
     cells = re.findall(r"<td>(.*?)</td>", table)
-    assert cells[1:] == ["\u2013"] * 8
+    counts = "\u2013&nbsp;+&nbsp;\u2013&nbsp;/&nbsp;\u2013"
+    assert cells[1:] == [*["\u2013"] * 5, counts, *["\u2013"] * 2]
 
 
 @pytest.mark.parametrize(("hits", "num_examples"), [(0, 1), (324, 360), (360, 360), (17, 10000)])

@@ -11,15 +11,18 @@ from rich.console import Console
 
 import nas.search
 from nas.__main__ import main
+from nas.choosing import candidate_table
 from nas.config import Config
 from nas.costs import violations
+from nas.judge import arch_key, front, preference
 from nas.outcomes import Infeasible
-from nas.search import arch_key, candidate_table, front, numbered, preference
+from nas.search import numbered
 from nas.study import open_storage
 from search_spaces.vit import ViTSpace
 from tests.runs import Record, candidates_of, config_of, search_of, use_paper_device
 
 SAMPLERS = {
+    "guided": "+search.sampler.population_size=10",
     "tpe": "+search.sampler.n_startup_trials=3",
     "nsga2": "+search.sampler.population_size=3",
     "gp": "+search.sampler.n_startup_trials=3",
@@ -57,12 +60,21 @@ def trials_of(run: Path, study: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def point(top1: float, latency_of_largest: float, params: int) -> Record:
-    return {"top1": top1, "latency_of_largest": latency_of_largest, "params": params}
+    costs = {"latency_of_largest": latency_of_largest, "params": params}
+    return {"top1": top1, "complete": True, **costs}
 
 
 @pytest.mark.parametrize(
     ("sampler", "objective"),
-    [("tpe", "best"), ("tpe", "pareto"), ("nsga2", "pareto"), ("gp", "best"), ("random", "best")],
+    [
+        ("guided", "best"),
+        ("guided", "pareto"),
+        ("tpe", "best"),
+        ("tpe", "pareto"),
+        ("nsga2", "pareto"),
+        ("gp", "best"),
+        ("random", "best"),
+    ],
 )
 def test_every_sampler_and_objective_chooses_the_best_within_all_budgets(
     run: Path, sampler: str, objective: str
@@ -104,7 +116,7 @@ def test_an_uncertain_latency_of_the_smallest_subnet_ends_no_search(
     use_paper_device(monkeypatch, lambda model, reference: 1.0, low=0.5, high=1.5)
     with pytest.raises(Infeasible) as error:
         search(base, run, 4, {"latency_of_largest": 1.2})
-    line = "budget.latency_of_largest=1.2: best seen 1.5, nearest subnet 1.5 (+25.0%)"
+    line = "budget.latency_of_largest=1.2: best seen 1.5, nearest subnet 1.5 (missed by 25.0%)"
     assert line in str(error.value)
     found = search_of(run)
     assert found["num_trials"] == 4
@@ -171,6 +183,7 @@ def test_the_same_seed_gives_the_same_study(base: Config, run: Path) -> None:
         found = search(base, run, 6, {"params": 12_000}, sampler=sampler)
         sequences.append([trial.params for trial in trials_of(run, found["study"])])
         (run / "study.journal").unlink()
+        (run / "candidates.jsonl").unlink()
     assert sequences[0] == sequences[1]
     assert sequences[0][0] != sequences[0][1]
 

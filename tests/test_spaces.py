@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from search_spaces.cell import CellSpace
+from search_spaces.cell import CellArch, CellSpace
 from search_spaces.space import Space
-from search_spaces.vit import ViTSpace
+from search_spaces.vit import ViTArch, ViTSpace
 from tests.spaces import make_space
 
 TINY = ViTSpace(embed_dim=[8, 16], depth=[1, 2], num_heads=[1, 2], mlp_ratio=[2, 2.5], rank=[0, 3])
@@ -73,6 +73,59 @@ def test_num_archs_counts_what_all_assignments_decode_to(space: Space[Any]) -> N
         for values in product(*choices.values())
     }
     assert space.num_archs() == len(archs)
+
+
+def test_features_are_equally_many_fractions(space: Space[Any]) -> None:
+    generator = Random(6)
+    archs = [space.smallest(), space.largest(), *(space.sample(generator) for _ in range(50))]
+    features = [space.features(arch) for arch in archs]
+    assert len({len(row) for row in features}) == 1
+    assert all(0 <= figure <= 1 for row in features for figure in row)
+    assert features == [space.features(space.decode(space.encode(arch))) for arch in archs]
+
+
+def test_each_feature_says_something(space: Space[Any]) -> None:
+    generator = Random(7)
+    rows = [space.features(space.sample(generator)) for _ in range(400)]
+    rows += [space.features(arch) for arch in (space.smallest(), space.largest())]
+    varied = [len(set(column)) > 1 for column in zip(*rows, strict=True)]
+    # Some sizes have one option, and some operations are no options.
+    assert sum(varied) >= len(space.choices()) / 2
+    if space in (SPACES["odd"], SPACES["cells"]):
+        assert sum(varied) > 0.9 * len(varied)
+
+
+@pytest.mark.parametrize("space", [TINY, SPACES["odd"]], ids=["tiny", "odd"])
+def test_features_tell_vision_transformers_apart(space: Space[Any]) -> None:
+    generator = Random(8)
+    archs = {space.sample(generator) for _ in range(300)}
+    assert len({space.features(arch) for arch in archs}) == len(archs)
+
+
+def test_a_vision_transformer_has_the_features_of_its_sizes() -> None:
+    space = ViTSpace(embed_dim=[8, 16], depth=[1, 2], num_heads=[1, 4], mlp_ratio=[2, 4])
+    arch = ViTArch(embed_dim=8, num_heads=(4,), mlp_ratio=(2.0,), rank=(0,), num_atoms=0)
+    sizes = (8 / 16, 1 / 2, 0, 1, 0, 2 / 4, 0, 0, 0)  # width, depth, atoms; heads, MLP, rank
+    sums = (4 / 8, 2 / 8, 0)
+    terms = (8 / 32, 8 * 4 / (16 * 8), 8 * 16 / (16 * 128), 0, 0, 0)
+    assert space.features(arch) == (*sizes, *sums, *terms)
+
+
+def test_cells_that_compute_the_same_have_the_same_features() -> None:
+    cell = CellArch.from_string("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    dead = CellArch(("none",) * 3 + ("skip_connect", "avg_pool_3x3", "none"))
+    alive = CellArch(("skip_connect", "none", "none", "none", "nor_conv_3x3", "none"))
+    direct = CellArch(("none", "none", "none", "nor_conv_3x3", "none", "none"))
+    space = CellSpace()
+    assert space.features(cell) == space.features(dead)
+    assert alive.paths() == direct.paths() == {("nor_conv_3x3",): 1}
+    assert space.features(alive) != space.features(direct)
+
+
+def test_paths_are_those_from_the_input_to_the_output() -> None:
+    c1, c3, skip, pool = "nor_conv_1x1", "nor_conv_3x3", "skip_connect", "avg_pool_3x3"
+    cell = CellArch((c1, skip, pool, skip, c3, skip))
+    assert cell.paths() == {(): 2, (c1, c3): 1, (c1, pool): 1}
 
 
 def test_each_choice_is_drawn_uniformly() -> None:

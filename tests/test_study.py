@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -18,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas import study as nas_study
 from nas.__main__ import main
 from nas.files import locked, read_records
-from nas.search import arch_key
+from nas.judge import arch_key
 from nas.study import (
     ask,
     fingerprint,
@@ -29,7 +31,7 @@ from nas.study import (
     worker_name,
     worker_slot,
 )
-from tests.runs import Record, candidates_of, config_of, search_of
+from tests.runs import candidates_of, config_of, search_of
 from tests.spaces import make_supernet
 
 BUDGET = "budget.params=12000"
@@ -108,12 +110,9 @@ def test_two_processes_share_one_study(run: Path) -> None:
     archs = [arch_key(candidate["arch"]) for candidate in candidates_of(run)]
     # Both may judge the smallest, the largest and one more at the same moment.
     assert len(archs) - len(set(archs)) <= 3
-    measured = [arch_key(line["arch"]) for line in latencies_of(run)]
-    assert len(measured) == len(set(measured))  # on a device, one at a time
-
-
-def latencies_of(run: Path) -> list[Record]:
-    return [r for r in read_records(run / "latency.jsonl") if r["kind"] == "measurement"]
+    # One at a time on a device: what both begin with is measured by one of them.
+    measured = [arch_key(line["arch"]) for line in read_records(run / "latency.jsonl")]
+    assert measured.count(arch_key(asdict(config_of(run).space.largest()))) == 1
 
 
 def test_workers_hold_the_lowest_slots_that_are_free(tmp_path: Path) -> None:
@@ -197,8 +196,76 @@ def test_a_process_killed_just_after_asking_has_named_its_trial(
 
 def test_a_trial_belongs_to_whoever_runs_it(run: Path, study: Study) -> None:
     study.enqueue_trial({}, user_attrs={"worker": "another"})
-    assert ask(study, worker_name(run, 0)).user_attrs["worker"] == worker_name(run, 0)
-    assert states(study) == ["RUNNING"]
+    for waiting in (["RUNNING", "WAITING"], ["RUNNING", "RUNNING"]):  # then the one of its own
+        trial = ask(study, worker_name(run, 0))
+        assert trial.user_attrs == {"worker": worker_name(run, 0), "origin": "sampler"}
+        assert states(study) == waiting
+
+
+def test_a_trial_that_another_process_took_first_is_made_up_for(
+    run: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.enqueue_trial({}, user_attrs={"worker": worker_name(run, 0)})
+    enqueued, get_trials = study.get_trials(), Study.get_trials
+    ask(study, worker_name(run, 0))
+    monkeypatch.setattr(Study, "get_trials", lambda *_, **__: enqueued)
+    trial = ask(study, worker_name(run, 0))
+    monkeypatch.setattr(Study, "get_trials", get_trials)
+    assert trial.user_attrs == {"worker": worker_name(run, 0), "origin": "sampler"}
+    assert states(study) == ["RUNNING", "RUNNING"]
+
+
+def test_a_process_killed_while_it_reclaims_enqueues_nothing_twice(
+    run: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = leave_running(study, worker_name(run, 3))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Study, "tell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reclaim(study, run, 0, lambda _: None)
+    monkeypatch.undo()
+    assert states(study) == ["RUNNING", "WAITING"]
+    reclaim(study, run, 0, lambda _: None)
+    assert states(study) == ["FAIL", "WAITING"]
+    assert ask(study, worker_name(run, 0)).user_attrs["restarts"] == number
+
+
+def test_a_proposal_survives_a_process_killed_before_it_looks_at_it(
+    run: Path, study: Study
+) -> None:
+    for _ in range(2):  # killed twice
+        ask(study, worker_name(run, 3), {"depth": 2}, "guide")
+        reclaim(study, run, 0, lambda _: None)
+    again = ask(study, worker_name(run, 0))
+    assert again.suggest_categorical("depth", (1, 2)) == 2
+    assert again.user_attrs["origin"] == "guide"
+
+
+def test_a_run_folder_is_told_from_its_copy_and_from_one_of_an_equal_name(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    name = worker_name(run, 0)
+    assert worker_name(run, 0) == name != worker_name(run, 1)
+    shutil.copytree(run, tmp_path / "copy")
+    assert worker_name(tmp_path / "copy", 0) != name
+    run.rename(tmp_path / "away")
+    run.mkdir()  # as another container may have it
+    assert worker_name(run, 0) != name
+
+
+def test_the_disk_is_waited_for_when_a_trial_ends(
+    run: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr("nas.study.os.fsync", waits.append)
+    trial = ask(study, "worker")
+    trial.suggest_categorical("depth", (1, 2))
+    assert waits == []
+    study.tell(trial, 0.0)
+    assert len(waits) == 1
 
 
 def test_half_a_line_and_a_lock_left_in_the_journal_do_no_harm(run: Path, study: Study) -> None:

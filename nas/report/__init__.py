@@ -10,9 +10,15 @@ from plotly.offline import get_plotlyjs
 
 from nas.files import write_atomic
 from nas.report import ranking, sampling, sections
+from nas.report.baseline import against_random
+from nas.report.choosing import choosing
 from nas.report.formatting import text
 from nas.report.header import header, run_name
+from nas.report.latency import latency
+from nas.report.pareto import pareto
+from nas.report.predictors import predictors
 from nas.report.reading import RunFiles, read_run
+from nas.report.runtimes import runtimes
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -88,11 +94,15 @@ def write_report(run: Path) -> Path:
 def page(files: RunFiles) -> str:
     body = [
         header(files),
-        sections.pareto(files),
+        pareto(files),
+        against_random(files),
+        choosing(files),
+        predictors(files),
+        runtimes(files),
         sections.training(files),
         sampling.sampling(files),
         ranking.ranking(files),
-        sections.latency(files),
+        latency(files),
         sections.architecture(files),
         sections.counts(files),
     ]

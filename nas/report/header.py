@@ -1,8 +1,9 @@
 """The head of the report: what was run, and the figures of the subnet it chose."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from nas.report.figures import meets
+from nas.report.budgets import LOWER, meets, sign
 from nas.report.formatting import (
     Record,
     absent,
@@ -70,16 +71,21 @@ def chosen_subnet(files: RunFiles) -> str:
 
 
 def nothing_feasible(files: RunFiles) -> str:
-    """Which budgets were met by no candidate, and the best value seen of each."""
-    best = []
-    for name in files.budget():
-        seen = [value for c in files.judged() if (value := finite(c.get(name))) is not None]
-        best.append(f"{text(name)} {number(min(seen, default=None))}")
+    """Which budgets were met by no candidate, and the nearest value seen of each."""
+    nearest = [nearest_value(files.judged(), name) for name in files.budget()]
     return (
-        f"<p>No evaluated subnet meets every budget. Smallest values seen: {', '.join(best)}.</p>"
-        if best
+        "<p>No evaluated subnet meets every budget. Nearest values seen of each: "
+        f"{', '.join(nearest)}.</p>"
+        if nearest
         else absent(f"No subnet is chosen: {files.command('search')} chooses one.")
     )
+
+
+def nearest_value(judged: Sequence[Record], name: str) -> str:
+    key = name.removeprefix(LOWER)
+    seen = [value for c in judged if (value := finite(c.get(key))) is not None]
+    value = (max if name.startswith(LOWER) else min)(seen, default=None)
+    return f"{text(key)} {number(value)}"
 
 
 def tiles(files: RunFiles, chosen: Record) -> list[str]:
@@ -137,7 +143,7 @@ def chips(files: RunFiles, chosen: Record) -> str:
     budgets = files.card.get("budgets")
     if not isinstance(budgets, list):
         budgets = [
-            {"name": name, "limit": limit, "value": chosen.get(name)}
+            {"name": name, "limit": limit, "value": chosen.get(name.removeprefix(LOWER))}
             | {"met": meets(chosen, {name: limit})}
             for name, limit in files.budget().items()
         ]
@@ -148,10 +154,11 @@ def chips(files: RunFiles, chosen: Record) -> str:
 
 
 def chip(budget: Record) -> str:
-    met = budget.get("met") is True
-    unit = UNITS.get(str(budget.get("name")), "")
+    met, name = budget.get("met") is True, str(budget.get("name"))
+    key = name.removeprefix(LOWER)
+    unit = UNITS.get(key, "")
     return (
-        f'<span class="chip {"met" if met else "broken"}">{text(budget.get("name"))} '
-        f"{number(budget.get('value'), unit)}, budget {number(budget.get('limit'), unit)}: "
-        f"{'met' if met else 'broken'}</span>"
+        f'<span class="chip {"met" if met else "broken"}">{text(key)} '
+        f"{number(budget.get('value'), unit)}, budget {sign(name)} "
+        f"{number(budget.get('limit'), unit)}: {'met' if met else 'broken'}</span>"
     )

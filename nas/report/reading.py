@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nas.files import read_records
-from nas.report.formatting import Record, text
+from nas.report.formatting import Record, finite, fraction, text
 
 INPUTS = (
     "config.yaml",
@@ -21,6 +21,8 @@ INPUTS = (
     "search.json",
     "subnet/card.json",
 )
+
+CONDITIONS = ("step", "weights", "digest")  # of verdicts that compare
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,49 @@ class RunFiles:
         return {name: limit for name, limit in bounds.items() if limit is not None}
 
     def judged(self) -> list[dict[str, Any]]:
-        """The candidates of the search, or of the newest while there is no search.json.
+        """The candidates of the search, each architecture once, in the order of judging.
 
-        Others were judged with other weights or on another target, and do not compare.
+        While there is no search.json, or one without them, those of candidates.jsonl that were
+        judged as the newest was: others, of other weights or another target, do not compare.
         """
-        source = self.search or (self.candidates[-1] if self.candidates else {})
-        conditions = {key: source[key] for key in ("step", "digest") if key in source}
-        return [c for c in self.candidates if all(c.get(k) == v for k, v in conditions.items())]
+        found = parts(self.search, "candidates")
+        return found or list(self.comparable().values())
+
+    def comparable(self) -> dict[str, dict[str, Any]]:
+        """The lines of candidates.jsonl that compare, by architecture; whole splits come first."""
+        found: dict[str, dict[str, Any]] = {}
+        for candidate in self.candidates:
+            key = arch_key(candidate.get("arch"))
+            if self.compares(candidate) and not (key in found and is_partial(candidate)):
+                found[key] = candidate
+        return found
+
+    def compares(self, candidate: Record) -> bool:
+        """Whether it was judged with the weights and on the target of the search."""
+        source = self.search or self.candidates[-1]
+        return all(candidate.get(key) == source[key] for key in CONDITIONS if key in source)
+
+    def num_others(self) -> int:
+        """How many lines of candidates.jsonl do not compare."""
+        return sum(not self.compares(candidate) for candidate in self.candidates)
+
+    def measured(self) -> dict[str, list[dict[str, Any]]]:
+        """By digest of the device, the last measurement of each subnet that its lines hold.
+
+        All milliseconds of a device are on the scale of its newest line.
+        """
+        newest: dict[str, dict[str, dict[str, Any]]] = {}
+        scales: dict[str, float | None] = {}
+        for line in self.latency:
+            known, digest = part(line, "measurement"), str(line.get("digest"))
+            if known:
+                own = newest.setdefault(digest, {})
+                own[arch_key(line.get("arch"))] = {**line, **known}
+                scales[digest] = fraction(known.get("latency_ms"), known.get("ratio"))
+        return {
+            digest: [on_scale(record, scales[digest]) for record in own.values()]
+            for digest, own in newest.items()
+        }
 
     def named(self) -> dict[str, dict[str, Any]]:
         """The records of the smallest, the largest and the chosen subnet, where known.
@@ -123,3 +161,23 @@ def part(record: Record, key: str) -> dict[str, Any]:
     """A nested record; empty where it is missing, null or of another kind."""
     value = record.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def parts(record: Record, key: str) -> list[dict[str, Any]]:
+    """The records in a nested list; what is none is left out."""
+    values = record.get(key)
+    return [one for one in values if isinstance(one, dict)] if isinstance(values, list) else []
+
+
+def arch_key(arch: object) -> str:
+    return json.dumps(arch, sort_keys=True)
+
+
+def is_partial(candidate: Record) -> bool:
+    """Whether its accuracy is of the first images of the split alone."""
+    return candidate.get("complete") is False
+
+
+def on_scale(record: dict[str, Any], scale: float | None) -> dict[str, Any]:
+    ratio = finite(record.get("ratio"))
+    return record if ratio is None or scale is None else {**record, "latency_ms": ratio * scale}

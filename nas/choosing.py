@@ -1,0 +1,165 @@
+"""The last word of a search: finalists measured side by side, the choice, and its verification."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from nas.config import Config
+from nas.costs import MIN, excess, figure, is_met
+from nas.device import DeviceCard
+from nas.judge import Candidate, Judge, is_complete, preference, within
+from nas.outcomes import Stopped
+from search_spaces.cell import CellArch
+
+Say = Callable[[str], None]
+
+
+def choose(config: Config, judge: Judge, say: Say) -> tuple[Candidate | None, list[dict[str, Any]]]:
+    """The best candidate that still meets the budgets when measured afresh, and all measured so.
+
+    The best few take turns in one session more. Whoever misses a budget by all its sessions
+    together is out, and the next few follow.
+    """
+    bounds = config.budget.bounds()
+    measured: list[dict[str, Any]] = []
+    while True:
+        tried = [record["arch"] for record in measured]
+        ranked = [c for c in ranking(config, judge, bounds) if c["arch"] not in tried]
+        finalists = ranked[: config.search.finalists]
+        if not finalists:
+            return None, measured
+        fresh = measure_again(config, judge, finalists)
+        measured += [final_record(*pair, bounds) for pair in zip(finalists, fresh, strict=True)]
+        known = zip(finalists, measured[-len(finalists) :], strict=True)
+        standing = within(
+            [{**judge.meter.refreshed(before), "measured_again": again} for before, again in known],
+            bounds,
+        )
+        if standing:
+            return min(standing, key=preference), measured
+        say(f"the {len(finalists)} best subnets missed a budget when measured again; others follow")
+
+
+def ranking(config: Config, judge: Judge, bounds: Mapping[str, float]) -> list[Candidate]:
+    """Candidates within the budgets, the best first; none is ahead by a part of the split alone."""
+    while True:
+        ranked = sorted(within(judge.candidates(), bounds), key=preference)
+        partial = [c for c in ranked[: config.search.finalists] if not is_complete(c)]
+        if not partial:
+            return ranked
+        for candidate in partial:
+            arch = config.space.from_record(candidate["arch"])
+            asked_by = {key: candidate[key] for key in ("study", "trial", "origin")}
+            judge.judge(arch, bounds, whole=True, **asked_by)
+
+
+def measure_again(
+    config: Config, judge: Judge, finalists: Sequence[Candidate]
+) -> list[dict[str, Any]]:
+    """The candidates with the figures of one fresh session alone."""
+    if judge.meter.elsewhere:
+        return list(finalists)
+    archs = [config.space.from_record(candidate["arch"]) for candidate in finalists]
+    sessions = judge.meter.side_by_side(archs)
+    pairs = zip(finalists, sessions, strict=True)
+    return [judge.meter.with_session(candidate, session) for candidate, session in pairs]
+
+
+def final_record(
+    before: Candidate, again: Mapping[str, Any], bounds: Mapping[str, float]
+) -> dict[str, Any]:
+    keys = ("ratio", "ratio_low", "ratio_high", "latency_ms", "num_passes")
+    return {
+        "arch": before["arch"],
+        "top1": before["top1"],
+        "searched_ratio": before["ratio"],
+        **{key: again[key] for key in keys},
+        "met": all(is_met(again, key, bound) for key, bound in bounds.items()),
+    }
+
+
+def verify(
+    config: Config, judge: Judge, chosen: Candidate, stop: Sequence[int], say: Say
+) -> list[dict[str, Any]]:
+    """Measures the chosen subnet `search.verify` times more, after a pause each."""
+    bounds, found = config.budget.bounds(), []
+    for number in range(1, config.search.verify + 1):
+        wait(config.search.verify_pause_s, stop)
+        (again,) = measure_again(config, judge, [chosen])
+        found.append(final_record(chosen, again, bounds))
+        say(
+            f"verify {number}: ratio {again['ratio']:.4f} [{again['ratio_low']:.4f}, "
+            f"{again['ratio_high']:.4f}], {again['ratio'] / chosen['ratio'] - 1:+.1%} from the "
+            f"search's; budgets {'met' if found[-1]['met'] else 'MISSED'}"
+        )
+    return found
+
+
+def wait(pause_s: float, stop: Sequence[int]) -> None:
+    """Raises Stopped as soon as a signal has come."""
+    deadline = time.monotonic() + pause_s
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+        if stop:
+            raise Stopped(stop[0])
+
+
+def describe_choice(record: Mapping[str, Any], card: DeviceCard, num_examples: int) -> str:
+    """The last lines of a search: the chosen subnet and how it was judged."""
+    chosen, spent = record["chosen"], record["seconds"]
+    again = chosen["measured_again"]
+    lines = [
+        f"chosen: {json.dumps(chosen['arch'])}",
+        f"val top-1 {chosen['top1']:.4f} of {num_examples} images; latency of the largest "
+        f"{chosen['ratio']:.4f} [{chosen['ratio_low']:.4f}, {chosen['ratio_high']:.4f}], "
+        f"{chosen['num_passes']} paired passes in {chosen['num_sessions']} sessions; side by side "
+        f"with the other finalists {again['ratio']:.4f} [{again['ratio_low']:.4f}, "
+        f"{again['ratio_high']:.4f}]; {chosen['latency_ms']:.3f} ms a batch of {card.batch_size}",
+    ]
+    for key, bound in record["budget"].items():
+        value, margin = chosen[key.removeprefix(MIN)], -excess(chosen, key, bound, worse=True)
+        sign = ">=" if key.startswith(MIN) else "<="
+        lines.append(
+            f"budget.{key}: {figure(key, value)} {sign} {figure(key, bound)}, margin {margin:.1%}"
+        )
+    lines.append(
+        f"{record['num_trials']} trials, {record['num_evaluated']} architectures evaluated so far, "
+        f"ended by {record['ended_by']}; {spent['total']:.0f} s, of which accuracy "
+        f"{spent['accuracy']:.0f} s, latency and memory {spent['costs']:.0f} s; the reference's "
+        f"milliseconds ranged over {record['reference_drift']:.1%}; on {card.describe()}"
+    )
+    return "\n".join(lines)
+
+
+def candidate_table(title: str, candidates: Sequence[Candidate]) -> Table:
+    table = Table(title=title)
+    archs = [arch_columns(candidate["arch"]) for candidate in candidates]
+    columns = ("trial", "val top-1", "latency of largest", "latency ms", "stored params")
+    for column in (*columns, *(archs[0] if archs else ())):
+        table.add_column(column, justify="right", overflow="fold")
+    for candidate, arch in zip(candidates, archs, strict=True):
+        table.add_row(
+            "-" if candidate["trial"] is None else str(candidate["trial"]),
+            f"{candidate['top1']:.4f}",
+            f"{candidate['latency_of_largest']:.3f}",
+            f"{candidate['latency_ms']:.3f}",
+            f"{candidate['params']:,}",
+            *arch.values(),
+        )
+    return table
+
+
+def arch_columns(arch: Mapping[str, Any]) -> dict[str, str]:
+    """An architecture's record by the columns of a table."""
+    if "operations" in arch:
+        return {"cell": str(CellArch(tuple(arch["operations"])))}
+    per_block = {"heads": "num_heads", "mlp_ratio": "mlp_ratio", "rank": "rank"}
+    return {
+        "depth": str(len(arch["num_heads"])),
+        "embed_dim": str(arch["embed_dim"]),
+        **{name: " ".join(f"{x:g}" for x in arch[key]) for name, key in per_block.items()},
+        "atoms": str(arch["num_atoms"]),
+    }
