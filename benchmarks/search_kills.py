@@ -29,7 +29,7 @@ from nas.config import Config
 from nas.files import RecordReader, read_records
 from nas.judge import arch_key
 from nas.run import open_run
-from nas.study import open_storage
+from nas.storage import open_storage
 
 KEPT = ("study.journal", "candidates.jsonl", "latency.jsonl")  # files that may only grow
 CONCLUDING = 0.2  # of the kills come when all trials are done

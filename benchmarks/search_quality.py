@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,14 +117,17 @@ def main() -> None:
         raise SystemExit(f"--table must be NAS-Bench-201's accuracies, a csv, got {options.table}")
     jobs = [
         (method, budget, seed)
+        for place, seed in enumerate(options.seeds)
         for method in options.methods
         for budget in BUDGETS
-        for seed in options.seeds[: options.gp_seeds if method == "gp" else None]
+        if method != "gp" or place < options.gp_seeds
     ]
+    results = {}
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.jobs, initializer=quiet) as pool:
-        done = pool.map(partial(run_one, options.table), jobs, chunksize=1)
-    results = dict(zip(jobs, done, strict=True))
+        for job, result in zip(jobs, pool.imap(partial(run_one, options.table), jobs), strict=True):
+            results[job] = result
+            print(*job, *(f"{percent:.3f}" for percent in result.percent), file=sys.stderr)
     print(json.dumps({method: report(method, results) for method in options.methods}))
 
 

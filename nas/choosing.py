@@ -128,8 +128,9 @@ def describe_choice(record: Mapping[str, Any], card: DeviceCard, num_examples: i
     lines.append(
         f"{record['num_trials']} trials, {record['num_evaluated']} architectures evaluated so far, "
         f"ended by {record['ended_by']}; {spent['total']:.0f} s, of which accuracy "
-        f"{spent['accuracy']:.0f} s, latency and memory {spent['costs']:.0f} s; the reference's "
-        f"milliseconds ranged over {record['reference_drift']:.1%}; on {card.describe()}"
+        f"{spent['accuracy']:.0f} s, passes for latency and memory {spent['costs']:.0f} s; the "
+        f"reference's milliseconds ranged over {record['reference_drift']:.1%}; on "
+        f"{card.describe()}"
     )
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from nas.config import Config
 from nas.device import DeviceCard, device_card, device_lock
 from nas.files import locked
 from nas.latency_table import LatencyTable, Measurement, cards_in
-from nas.measure import Bench
+from nas.measure import Bench, Constants
 from nas.settings import TargetConfig, check
 from supernet.ledger import Counts, count
 from supernet.supernet import Supernet
@@ -121,6 +121,8 @@ class CostMeter:
             self.card = device_card(config.target, in_chans=config.data.in_chans)
         self.table = LatencyTable(path, self.card, reference_record(supernet, self.largest))
         self._bench: Bench | None = None
+        self._closed_s = 0.0
+        self._counts = {self.largest: self.largest_counts}
 
     @cached_property
     def owner(self) -> Path:
@@ -129,8 +131,19 @@ class CostMeter:
 
     def close(self) -> None:
         if self._bench is not None:
+            self._closed_s += self._bench.passes_s
             self._bench.close()
             self._bench = None
+
+    @property
+    def passes_s(self) -> float:
+        """Seconds that this process has spent in timed passes and those for memory."""
+        return self._closed_s + (self._bench.passes_s if self._bench else 0.0)
+
+    def count(self, arch: Any) -> Counts:
+        if arch not in self._counts:
+            self._counts[arch] = count(self.supernet, arch)
+        return self._counts[arch]
 
     def refreshed(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """An architecture's record with what the table knows of it by now."""
@@ -155,8 +168,9 @@ class CostMeter:
     def side_by_side(self, archs: Sequence[Any]) -> list[Measurement]:
         """Each measured afresh in one session in which they take turns; the table learns it too."""
         models = [self.supernet.extract(arch) for arch in archs]
+        constants = [self._constants(arch) for arch in archs]
         with locked(self.owner, blocking=True):
-            sessions = self._ready_bench().sessions(models)
+            sessions = self._ready_bench().sessions(models, constants=constants)
         for arch, session in zip(archs, sessions, strict=True):
             self.table.put(asdict(arch), session)
         return [self.table.alone(session) for session in sessions]
@@ -186,7 +200,7 @@ class CostMeter:
 
     def _costs(self, arch: Any, measurement: Measurement) -> Costs:
         return Costs(
-            counts=count(self.supernet, arch),
+            counts=self.count(arch),
             largest_counts=self.largest_counts,
             measurement=measurement,
             largest_measurement=self.measure(self.largest),
@@ -208,8 +222,14 @@ class CostMeter:
             return self._put_session(arch)
 
     def _put_session(self, arch: Any) -> Measurement:
-        (session,) = self._ready_bench().sessions([self.supernet.extract(arch)])
+        (session,) = self._ready_bench().sessions(
+            [self.supernet.extract(arch)], constants=[self._constants(arch)]
+        )
         return self.table.put(asdict(arch), session)
+
+    def _constants(self, arch: Any) -> Constants | None:
+        known = self.table.get(asdict(arch))
+        return None if known is None else Constants(known.memory_mib, known.flops)
 
     def _ready_bench(self) -> Bench:
         if self._bench is None:

@@ -23,7 +23,8 @@ from nas.files import sync
 from nas.model_card import model_card
 from nas.outcomes import Infeasible, NotEqual
 from nas.run import code_version
-from nas.study import conditions, open_storage
+from nas.storage import open_storage
+from nas.study import conditions
 from nas.weights import load_supernet
 from supernet.batch_norm import batch_norms, batch_statistics
 from supernet.supernet import Supernet

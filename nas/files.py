@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,24 @@ def append_record(path: Path, record: Mapping[str, object]) -> None:
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
-    line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
+    append_records(path, [record])
+
+
+def append_records(
+    path: Path, records: Sequence[Mapping[str, object]], *, durable: bool = True
+) -> None:
+    """Adds lines as `append_record` does; `durable` ones are waited for until they are on disk."""
+    lines = b"".join(json.dumps(dict(r), allow_nan=False).encode() + b"\n" for r in records)
     # Unbuffered: after a failed write, closing a buffered file would write the rest once more.
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = whole_lines_end(file.fileno())
         file.truncate(end)
         try:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
+            while lines:
+                lines = lines[file.write(lines) :]
+            if durable:
+                os.fsync(file.fileno())
         except BaseException:
             file.truncate(end)
             raise

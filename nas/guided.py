@@ -44,6 +44,7 @@ NUM_PARENTS, NUM_MUTANTS = 10, 200
 MAX_FITTED = 300  # counts, the latest, that a predictor of them is fitted to
 MAX_COUNTED = 40  # exact counts that one proposal may take, tens of milliseconds each
 TRIES, REPAIRS = 4, 4  # random draws for each architecture of a start, and of those repaired
+MARGIN = 1.0  # spreads of a cost's forecast; without it a third of what is proposed is too slow
 BAND = 0.1  # relative distance to a bound that counts as near
 
 
@@ -74,6 +75,7 @@ class Candidates(Generic[ArchT]):
 class Models:
     accuracy: Predictor
     costs: Mapping[str, Predictor]
+    counted: Collection[str]  # keys of costs that are checked before an architecture is proposed
 
 
 @dataclass(frozen=True)
@@ -173,15 +175,20 @@ class Guide(Generic[ArchT]):
     def fitted(self, known: Sequence[Known[ArchT]]) -> Models:
         archs = [judged.arch for judged in known]
         features = features_of(self.space, archs)
-        counted = [self.count_exactly(arch) for arch in archs]
+        countable = self.count_exactly(archs[0]).keys()
+        for judged in known:  # after a restart, counting all of them again would take long
+            if countable <= judged.costs.keys():
+                self.counted.setdefault(judged.arch, {key: judged.costs[key] for key in countable})
+            else:
+                self.count_exactly(judged.arch)
         costs = {}
         for key in self.cost_keys():
-            if key in counted[0]:
+            if key in countable:
                 costs[key] = self.fit_counted(key)
             else:
                 costs[key] = self.fit(key, features, [j.costs[key] for j in known], "log")
         accuracies = [judged.accuracy for judged in known]
-        return Models(self.fit("accuracy", features, accuracies, "rank"), costs)
+        return Models(self.fit("accuracy", features, accuracies, "rank"), costs, countable)
 
     def fit_counted(self, key: str) -> Predictor:
         """From all that was counted, known or not. Counts are sums and products of sizes."""
@@ -258,19 +265,26 @@ class Guide(Generic[ArchT]):
         return found
 
     def forecast(self, features: Floats, models: Models) -> Forecast:
-        scores = {key: model.scores(features) for key, model in models.costs.items()}
+        """Of features (u, F). A cost that must be measured is to meet its bounds with a margin."""
+        lows = OBJECTIVES[self.objective]
+        means, spreads = {}, {}
+        for key, model in models.costs.items():
+            if key in models.counted and key not in lows:
+                means[key], spreads[key] = model.scores(features), np.zeros(len(features))
+            else:
+                means[key], spreads[key] = model.forecast(features)
         excess = np.zeros(len(features))
         for name, bound in self.bounds.items():
             key = name.removeprefix(LOWER)
             limit = models.costs[key].scale.to_scores(np.array(bound))
-            excess += np.maximum(scores[key] - limit if key == name else limit - scores[key], 0)
-        means, spreads = [], []
-        for key in ("accuracy", *OBJECTIVES[self.objective]):
-            model = models.costs.get(key, models.accuracy)
-            mean, spread = model.forecast(features)
-            means.append(mean if key == "accuracy" else -mean)
-            spreads.append(spread)
-        return Forecast(np.stack(means, 1), np.stack(spreads, 1), excess)
+            over = means[key] - limit if key == name else limit - means[key]
+            excess += np.maximum(over + MARGIN * spreads[key], 0)
+        accuracy, unsure = models.accuracy.forecast(features)
+        return Forecast(
+            np.stack([accuracy, *(-means[key] for key in lows)], 1),
+            np.stack([unsure, *(spreads[key] for key in lows)], 1),
+            excess,
+        )
 
     def best(
         self,

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Judge:
         self.meter = CostMeter(config, run, supernet)
         # Verdicts of other weights or another target say nothing here.
         self.conditions = conditions(step, supernet, self.meter.card)
-        self.seconds = {"accuracy": 0.0, "costs": 0.0}  # spent by this process
+        self.accuracy_s = 0.0  # spent in passes by this process
         self._reader = RecordReader(self.path)
         self._candidates: dict[str, Candidate] = {}
 
@@ -67,16 +66,15 @@ class Judge:
         known = self.find(arch)
         if known is not None and (is_complete(known) or not whole):
             return self.meter.refreshed(known)
-        with self._timed("costs"):
-            costs = self.meter.costs(arch, bounds).record()
+        costs = self.meter.costs(arch, bounds).record()
+        plain = self.supernet.extract(arch).to(self.device)
+        floor = 0.0 if whole else best_at_no_more_cost(self._read().values(), costs)
         # Beside other workers' accuracy passes, but never beside a timed one.
-        shared = locked(device_lock(self.device), blocking=True, shared=True)
-        with self._timed("accuracy"), shared:
-            plain = calibrated(
-                self.supernet.extract(arch).to(self.device), self.data, self.batch_size
-            )
-            floor = 0.0 if whole else best_at_no_more_cost(self._read().values(), costs)
+        with locked(device_lock(self.device), blocking=True, shared=True):
+            begin = time.perf_counter()
+            plain = calibrated(plain, self.data, self.batch_size)
             accuracy = evaluate(plain, self.data, "val", floor=floor)
+            self.accuracy_s += time.perf_counter() - begin
         candidate = {
             "arch": asdict(arch),
             **asked_by,
@@ -95,12 +93,6 @@ class Judge:
                 if key not in self._candidates or is_complete(record):
                     self._candidates[key] = record
         return self._candidates
-
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[what] += time.perf_counter() - begin
 
 
 def best_at_no_more_cost(candidates: Iterable[Candidate], costs: Mapping[str, Any]) -> float:

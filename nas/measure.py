@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,14 @@ class Session:
         return summarise(self.model_ms, self.reference_ms)
 
 
+@dataclass(frozen=True)
+class Constants:
+    """What every session of a model finds alike."""
+
+    memory_mib: float
+    flops: int  # of one image
+
+
 class Bench:
     """Models of one card's device and input, timed in turns with one reference."""
 
@@ -56,6 +65,7 @@ class Bench:
         self.device = torch.device(card.device)
         self.images = random_images(card)
         self.gpu: Gpu | None = open_gpu(self.device)
+        self.passes_s = 0.0  # spent in timed passes and in those whose memory is measured
         # Prepared once: compiling it takes longer than timing it.
         self._stack = ExitStack()
         self.reference = self._stack.enter_context(self.running(reference))
@@ -83,18 +93,36 @@ class Bench:
     def rounds(self, calls: Sequence[Call]) -> Rounds:
         """Rounds of the calls with the reference last."""
         throttled = self.gpu.throttled if self.gpu else never
-        return time_until_precise(
-            [*calls, self.reference], self.effort, device=self.device, throttled=throttled
-        )
+        with self._spent():
+            return time_until_precise(
+                [*calls, self.reference], self.effort, device=self.device, throttled=throttled
+            )
 
-    def sessions(self, models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
-        """One session of each model, all timed in turns; `details` take seconds a model more."""
+    @contextmanager
+    def _spent(self) -> Iterator[None]:
+        begin = perf_counter()
+        yield
+        self.passes_s += perf_counter() - begin
+
+    def sessions(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        constants: Sequence[Constants | None] = (),
+        details: bool = False,
+    ) -> list[Session]:
+        """One session of each model, all timed in turns; `details` take seconds a model more.
+
+        `constants` are those of each model that earlier sessions have found, None for unknown.
+        """
         with ExitStack() as stack:
             calls = [stack.enter_context(self.running(model)) for model in models]
             rounds = self.rounds(calls)
             energies = [self.energy_mj(call) if details else None for call in calls]
-            memories = [
-                self.memory_mib(model, call) for model, call in zip(models, calls, strict=True)
+            known = constants or [None] * len(models)
+            found = [
+                self.constants(model, call) if own is None else own
+                for model, call, own in zip(models, calls, known, strict=True)
             ]
         reference_ms = tuple(rounds.of(-1))
         return [
@@ -104,10 +132,10 @@ class Bench:
                 num_warmup=rounds.num_warmup,
                 num_interrupted=rounds.num_interrupted,
                 num_throttled=rounds.num_throttled,
-                memory_mib=memories[index],
+                memory_mib=found[index].memory_mib,
                 resident_mib=self.resident_mib(model) if details else None,
                 energy_mj=energies[index],
-                flops=count_flops(model, self.card.input_shape[1:]),
+                flops=found[index].flops,
             )
             for index, model in enumerate(models)
         ]
@@ -145,6 +173,11 @@ class Bench:
             return None
         of_batch = energy_per_pass_mj(call, self.gpu)
         return None if of_batch is None else of_batch / self.card.batch_size
+
+    def constants(self, model: nn.Module, call: Call) -> Constants:
+        with self._spent():
+            memory_mib = self.memory_mib(model, call)
+        return Constants(memory_mib, count_flops(model, self.card.input_shape[1:]))
 
     def memory_mib(self, model: nn.Module, call: Call) -> float:
         """Peak memory of weights, buffers, input and activations.

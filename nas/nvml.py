@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-# Reasons for a lowered clock that come from heat or a failing supply, and so change from one minute
-# to the next with what ran before. Left out are those that hold still while a model is timed (clocks
-# that somebody set, a display, a group of GPUs in step), idleness, which ends with a pass, and the
-# board's power limit, at which some GPUs run all the time that they have work.
+# Reasons for a lowered clock that come from heat or a failing supply, and so change from one
+# minute to the next with what ran before. Left out are those that hold still while a model is timed
+# (clocks that somebody set, a display, a group of GPUs in step), idleness, which ends with a pass,
+# and the board's power limit, at which some GPUs run all the time that they have work.
 THROTTLING = (
     "nvmlClocksEventReasonHwSlowdown",
     "nvmlClocksEventReasonSwThermalSlowdown",

@@ -17,7 +17,6 @@ from nas.judge import Judge, is_complete
 from nas.predictors import MIN_KNOWN
 from nas.study import Origin
 from search_spaces.space import Option
-from supernet.ledger import count
 
 Proposal = tuple[Mapping[str, Option] | None, Origin]
 
@@ -89,7 +88,7 @@ class Proposals:
 
     def counted(self, arch: Any) -> dict[str, float]:
         """Costs that need no measuring."""
-        params = count(self.judge.supernet, arch).params
+        params = self.judge.meter.count(arch).params
         return {
             "params": params,
             "params_of_largest": params / self.judge.meter.largest_counts.params,

@@ -24,11 +24,11 @@ from nas.judge import Candidate, Judge, arch_key, front, within
 from nas.outcomes import Infeasible, Stopped
 from nas.proposals import Proposals
 from nas.signals import stop_signals
+from nas.storage import open_storage
 from nas.study import (
     Adopted,
     adopt,
     ask,
-    open_storage,
     open_study,
     reclaim,
     study_name,
@@ -239,7 +239,14 @@ def num_finished(study: Study) -> int:
 
 
 def seconds(begin: float, judge: Judge, trials: Trials) -> dict[str, float]:
-    """Where this process spent its time; what is not passes of a model is overhead."""
-    total = time.monotonic() - begin
-    spent = {"total": total, **judge.seconds, "proposals": trials.proposing_s}
+    """Where this process spent its time; what is not passes of a model is overhead.
+
+    Costs are timed passes and those whose memory is measured.
+    """
+    spent = {
+        "total": time.monotonic() - begin,
+        "accuracy": judge.accuracy_s,
+        "costs": judge.meter.passes_s,
+        "proposals": trials.proposing_s,
+    }
     return {key: round(value, 2) for key, value in spent.items()}

@@ -9,7 +9,7 @@ from timm.optim._optim_factory import list_optimizers
 from nas.timing import Effort
 
 RUNTIMES = ("eager", "compile", "cuda_graph", "onnxruntime", "tensorrt")
-PREDICTORS = ("ridge", "svr", "boosting")
+PREDICTORS = ("gaussian_process", "ridge", "svr", "boosting")
 
 
 def check(key: str, holds: bool, rule: str, value: object) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import run_grpc_proxy_server
 
-from nas.study import connect
+from nas.storage import connect
 
 
 def postgresql_program(name: str) -> str:

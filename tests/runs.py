@@ -14,7 +14,7 @@ from nas.config import Config
 from nas.device import DeviceCard
 from nas.export import load_plain, onnx_program
 from nas.files import read_records
-from nas.measure import Session
+from nas.measure import Constants, Session
 from nas.run import open_run
 from nas.timing import Effort, Latency
 from supernet.supernet import Supernet
@@ -80,6 +80,7 @@ class PaperBench:
 
     def __init__(self, reference: nn.Module, card: DeviceCard, effort: Effort) -> None:
         self.reference = reference
+        self.passes_s = 0.0
 
     def __enter__(self) -> "PaperBench":
         return self
@@ -90,7 +91,13 @@ class PaperBench:
     def close(self) -> None:
         pass
 
-    def sessions(self, models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
+    def sessions(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        constants: Sequence[Constants | None] = (),
+        details: bool = False,
+    ) -> list[Session]:
         return [self.session(type(self).ratio_of(model, self.reference), model) for model in models]
 
     def session(self, ratio: float, model: nn.Module) -> Session:

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ def test_only_one_process_of_the_machine_measures_on_a_device_at_a_time(
     held: list[bool] = []
     bench = meter._ready_bench()
 
-    def sessions(models: Sequence[nn.Module], *, details: bool = False) -> list[Session]:
+    def sessions(models: Sequence[nn.Module], **options: Any) -> list[Session]:
         with locked(device_lock(torch.device("cpu")), blocking=False) as free:
             held.append(not free)
         return type(bench).sessions(bench, models)

@@ -155,6 +155,26 @@ def test_predictors_are_fitted_again_only_when_enough_more_is_known() -> None:
     assert outlooks[0] is outlooks[1] is not outlooks[2]
 
 
+def test_what_is_known_is_not_counted_again() -> None:
+    known, counts = some_known(CELLS, 20), list[Any]()
+
+    def counting(arch: Any) -> Mapping[str, float]:
+        counts.append(arch)
+        return exact(arch)
+
+    proposed = Guide(CELLS, BOUNDS, exact=counting).propose(known, (), Random(0), count=3)
+    assert {*counts} & {judged.arch for judged in known} <= {known[0].arch}
+    assert {*proposed} <= {*counts}
+    assert len(counts) == len(set(counts))
+
+
+def test_exact_counts_need_not_be_among_the_known_costs() -> None:
+    known = [judged._replace(costs={}) for judged in some_known(CELLS, 20)]
+    bounds = {"params": 0.5}
+    proposed = Guide(CELLS, bounds, exact=exact).propose(known, (), Random(0), count=5)
+    assert all(violation(exact(arch), bounds) == 0 for arch in proposed)
+
+
 def test_a_small_space_is_proposed_as_a_whole_and_then_no_more() -> None:
     space = CellSpace(operations=["none", "nor_conv_3x3"])  # 64
     guide = Guide(space, {}, exact=None)

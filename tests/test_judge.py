@@ -1,7 +1,7 @@
 """Verdicts on architectures: kept, shared, ended early, and brought up to date."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -22,7 +22,7 @@ from nas.judge import Judge, best_at_no_more_cost, front
 from nas.weights import load_supernet
 from tests.runs import Record, by_size, candidates_of, config_of, use_paper_device
 
-ASKED_BY = {"study": "a study", "trial": 7, "origin": "sampler"}
+ASKED_BY: dict[str, Any] = {"study": "a study", "trial": 7, "origin": "sampler"}
 Z_999 = 3.2905267314918945  # of a two-sided interval of 99.9 %
 BATCH = 16  # images of val between two looks
 
@@ -76,9 +76,9 @@ def test_what_one_process_judged_no_other_judges_again(
     monkeypatch.setattr(nas.judge, "evaluate", pytest.fail)
     for whole in (False, True):
         for who in (judge, judge_of(config, run)):
-            asked_by = {"study": "another", "trial": 8, "origin": "guide"}
+            asked_by: dict[str, Any] = {"study": "another", "trial": 8, "origin": "guide"}
             again = who.judge(arch, {}, whole=whole, **asked_by)
-            assert json.loads(json.dumps(again)) == json.loads(json.dumps(first))
+            assert json.dumps(again) == json.dumps(first)
     assert [path.read_bytes() for path in files] == before
 
 
@@ -86,7 +86,8 @@ def test_a_verdict_is_the_accuracy_on_val_and_the_costs_and_says_who_asked(
     config: Config, judge: Judge, run: Path
 ) -> None:
     arch = config.space.largest()
-    (record,) = [judge.judge(arch, {}, **ASKED_BY) and candidates_of(run)[0]]
+    judge.judge(arch, {}, **ASKED_BY)
+    (record,) = candidates_of(run)
     assert ASKED_BY.items() <= record.items()
     assert judge.conditions.items() <= record.items()
     accuracy = evaluate(judge.supernet.extract(arch), judge.data, "val")
@@ -155,9 +156,8 @@ def test_what_was_judged_in_part_is_judged_whole_when_it_is_asked_for(
     judge.judge(cheap, {})
     pretend(run, judge, cheap, top1=1.0)
     judge = judge_of(config, run)
-    part = judge.judge(dear, {}, **ASKED_BY)
-    assert not part["complete"]
-    assert judge.judge(dear, {}) == part
+    assert not judge.judge(dear, {}, **ASKED_BY)["complete"]
+    assert not judge.judge(dear, {})["complete"]
     whole = judge.judge(dear, {}, whole=True, **ASKED_BY)
     assert whole["complete"]
     assert whole["top1"] == evaluate(judge.supernet.extract(dear), judge.data, "val").top1
@@ -225,13 +225,8 @@ def test_costs_are_those_that_the_table_knows_by_now(
     before = judge.judge(arch, {})
     slowness["now"] = 3.0
     judge.meter.side_by_side([arch])
-    asked: dict[str, Callable[[], Record]] = {
-        "candidates": lambda: judge.candidates()[0],
-        "known": lambda: judge.judge(arch, {}),
-        "elsewhere": lambda: judge_of(config, run).candidates()[0],
-    }
-    for ask in asked.values():
-        now = ask()
+    elsewhere = judge_of(config, run)
+    for now in (judge.candidates()[0], judge.judge(arch, {}), elsewhere.candidates()[0]):
         # Half of the passes took thrice as long: the median lies midway, the interval holds both.
         assert now["num_sessions"] == before["num_sessions"] + 1 == 2
         assert before["ratio"] < now["ratio"] < 3 * before["ratio"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from scipy.stats import binomtest
 
 from nas import ranking as rank_figures
 from nas.report import ranking, sampling, write_report
-from nas.report.baseline import expected_best
+from nas.report.baseline import against_random, expected_best
 from nas.report.budgets import Bound, Cost, bounds_on, meets
-from nas.report.choosing import seconds
+from nas.report.choosing import choosing, seconds
 from nas.report.figures import MOST_POINTS
 from nas.report.formatting import number, percent, span, top1_interval
-from nas.report.pareto import pareto_front
+from nas.report.header import header
+from nas.report.latency import latency
+from nas.report.pareto import pareto, pareto_front
 from nas.report.picture import arch_picture, can_draw
+from nas.report.predictors import predictors
 from nas.report.reading import arch_key, read_run
+from nas.report.runtimes import runtimes
 from search_spaces.cell import CellSpace
 from supernet.candidate_paths import CandidatePaths
 from supernet.data_importance import ImportanceData
@@ -292,10 +296,28 @@ def written(run: Path) -> str:
 
 def figure(page: str, name: str) -> list[Record]:
     """The traces of the figure with this id."""
+    traces, _ = drawing(page, name)
+    return traces
+
+
+def drawing(page: str, name: str) -> tuple[list[Record], Record]:
+    """The traces and the layout of the figure with this id."""
     call = re.search(rf'Plotly\.newPlot\(\s*"{name}",\s*', page)
     assert call is not None
-    traces: list[Record] = json.JSONDecoder().raw_decode(page, call.end())[0]
-    return traces
+    traces, end = json.JSONDecoder().raw_decode(page, call.end())
+    layout, _ = json.JSONDecoder().raw_decode(page, page.index("{", end))
+    return traces, layout
+
+
+def part_of(page: str, title: str) -> str:
+    """The section with this heading."""
+    return page.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
+
+
+def cells(page: str, title: str) -> list[list[str]]:
+    """The rows of the section's first table, without its head."""
+    rows = part_of(page, title).partition("</table>")[0].split("<tr")[2:]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
 
 
 def prose(page: str) -> str:
@@ -341,7 +363,6 @@ def test_plotly_is_in_the_page_exactly_once(run: Path) -> None:
 
 def test_strings_of_a_stranger_stay_text(run: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
-    num_scripts = written(run).count("<script")
     config = {"run": evil, "space": {"_target_": "a." + evil, evil: [evil]}, "data": {"name": evil}}
     (run / "config.yaml").write_text(json.dumps(config))
     card = {**CARD, "name": evil, evil: evil}
@@ -363,8 +384,9 @@ def test_strings_of_a_stranger_stay_text(run: Path) -> None:
     edit(run / "subnet" / "card.json", runtimes=places)
     page = written(run)
     assert evil not in page
-    assert "<img" not in page.partition("</head>")[2]
-    assert page.count("<script") == num_scripts
+    body = page.partition("</head>")[2]
+    assert "<img" not in body
+    assert body.count("<script") == body.count("Plotly.newPlot(") > 5
     assert prose(page).count("alert(1)") > 10
     # plotly reads tags in labels, so what reaches it must be escaped as well
     for name in ("latency_ms", "probes", "runtimes"):
@@ -629,6 +651,304 @@ def test_a_damaged_file_is_named(run: Path) -> None:
         write_report(run)
     with pytest.raises(ValueError, match="run must be a folder"):
         write_report(run / "config.yaml")
+
+
+def test_a_lower_bound_is_met_by_the_lower_end_of_the_interval() -> None:
+    record = {"latency_ms": 6.0, "ratio": 0.6, "ratio_low": 0.55, "ratio_high": 0.65, "params": 9}
+    assert meets(record, {"min_latency_ms": 5.4, "latency_ms": 6.6})
+    assert not meets(record, {"min_latency_ms": 5.6})
+    assert meets(record, {"min_params": 9, "params": 9})
+    assert not meets(record, {"min_params": 10})
+    assert not meets(record, {"min_memory_mib": 0.1})
+
+
+def test_a_window_has_both_its_bounds_and_is_shaded_between(run: Path) -> None:
+    cost = Cost("latency_ms", "latency_of_largest", "latency", "")
+    record = {"latency_ms": 9.0, "latency_of_largest": 0.9}
+    budget = {"min_latency_ms": 2.0, "latency_of_largest": 0.5}
+    assert bounds_on(cost, budget, record) == [
+        Bound("latency_ms \u2265 2.00", 2.0, is_lower=True),
+        Bound("latency_of_largest \u2264 0.500", 5.0, is_lower=False),
+    ]
+    edit(run / "search.json", budget=budget)
+    shapes = drawing(written(run), "latency_ms")[1]["shapes"]
+    (band,) = [shape for shape in shapes if shape["type"] == "rect"]
+    places = [shape["x0"] for shape in shapes if shape["type"] == "line"]
+    assert places == pytest.approx([2.0, 0.5 * 5.2])
+    assert [band["x0"], band["x1"]] == pytest.approx(places)
+    edit(run / "search.json", budget={"latency_of_largest": 0.5})
+    shapes = drawing(written(run), "latency_ms")[1]["shapes"]
+    assert [shape["type"] for shape in shapes] == ["line"]
+
+
+def test_a_lower_bound_is_named_with_its_sign_on_the_chip(run: Path) -> None:
+    (run / "subnet" / "card.json").unlink()
+    edit(run / "search.json", budget={"min_params": 10**9, "min_latency_ms": 0.001})
+    words = prose(written(run))
+    assert "budget \u2265 1,000,000,000 parameters: broken" in words
+    assert re.search(r"latency_ms [\d.]+ ms, budget \u2265 0\.00100 ms: met", words)
+    edit(run / "search.json", chosen=None)
+    most = max(record["params"] for record in [*candidates(), candidate(LARGEST, 61, 0.0)])
+    assert f"params {most:,}" in prose(written(run))
+
+
+def test_accuracy_on_a_part_of_the_split_is_hollow_and_on_no_front(run: Path) -> None:
+    partial = {**candidates()[0], "top1": 1.0, "complete": False, "num_examples": 64}
+    edit(run / "search.json", candidates=[partial, *candidates()[1:]])
+    page = written(run)
+    traces = {trace["name"]: trace for trace in figure(page, "params")}
+    assert traces["part of val only"]["y"] == [1.0]
+    assert traces["part of val only"]["marker"]["symbol"].endswith("-open")
+    others = [trace for name, trace in traces.items() if name != "part of val only"]
+    assert all(1.0 not in trace["y"] for trace in others)
+    assert "Evaluated on the first of these examples alone: 1;" in prose(page)
+
+
+def test_while_a_search_runs_its_lines_are_read_each_architecture_once(run: Path) -> None:
+    unlisted(run)
+    first, *others = candidates()
+    early = {**first, "complete": False, "num_examples": 64, "top1": 0.125}
+    write_lines(run / "candidates.jsonl", [early, *others, first, {**early, "top1": 0.25}])
+    judged = read_run(run).judged()
+    assert [one["top1"] for one in judged] == [one["top1"] for one in candidates()]
+    assert judged[0]["complete"]
+
+
+def test_of_several_sessions_the_last_line_counts_on_the_newest_scale(run: Path) -> None:
+    old, new = candidate(SMALLEST, 0, 0.0), candidate(LARGEST, 1, 0.0)
+    again = {**old, "ratio": 0.25, "latency_ms": 1.0, "num_passes": 99}
+    newest = {**new, "ratio": 1.0, "latency_ms": 8.0}
+    lines = [measurement(record) for record in (old, again, newest)]
+    gpu = {**measurement(old), "digest": "c3d4"}
+    write_lines(run / "latency.jsonl", [*lines, gpu])
+    measured = read_run(run).measured()
+    assert [(one["arch"], one["latency_ms"]) for one in measured["a1b2"]] == [
+        (SMALLEST, 2.0),
+        (LARGEST, 8.0),
+    ]
+    assert measured["a1b2"][0]["num_passes"] == 99
+    assert measured["c3d4"][0]["latency_ms"] == pytest.approx(old["latency_ms"])
+
+
+def test_the_latency_table_tells_what_was_left_out(run: Path) -> None:
+    write_lines(run / "latency.jsonl", [measurement(candidate(SMALLEST, 0, 0.0))])
+    (row,) = cells(written(run), "Latency and memory")
+    assert "50&nbsp;+&nbsp;4&nbsp;/&nbsp;2" in row
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.9], [None], [0.8, 0.9, 0.7], [0.5, None, 0.75, 0.5, None, 0.25], [None, 0.5, None]],
+)
+def test_the_expected_best_of_random_draws_is_the_mean_over_all_subsets(
+    values: list[float | None],
+) -> None:
+    found = expected_best(values)
+    assert len(found) == len(values)
+    for n, one in enumerate(found, 1):
+        subsets = list(combinations(values, n))
+        bests = [max(known) for subset in subsets if (known := [v for v in subset if v])]
+        if not bests:
+            assert one is None
+            continue
+        assert one is not None
+        assert one.value == pytest.approx(sum(bests) / len(bests))
+        assert one.chance == pytest.approx(len(bests) / len(subsets))
+
+
+def test_a_search_is_held_against_its_own_random_draws(run: Path) -> None:
+    page = written(run)
+    traces = {trace["name"]: trace for trace in figure(page, "progress")}
+    best, running = None, []
+    for one in candidates():  # without the smallest and the largest
+        if meets(one, {"latency_of_largest": 0.6, "params": 60000}):
+            best = one["top1"] if best is None else max(best, one["top1"])
+        running.append(best)
+    assert traces["this search"]["y"] == running
+    assert traces["this search"]["x"] == list(range(1, 61))
+    expected = traces["random search, expected"]
+    assert expected["x"][-1] == 20
+    assert expected["y"][-1] == running[19]
+    assert expected["y"] == sorted(expected["y"])
+    assert traces["best of all random draws"]["x"] == [20, 60]
+    assert traces["best of all random draws"]["y"] == [running[19]] * 2
+    assert "20 of the subnets are the search's own random draws" in prose(page)
+
+
+def test_a_search_without_random_draws_says_so(run: Path) -> None:
+    edit(run / "search.json", candidates=[{**c, "origin": "sampler"} for c in candidates()])
+    page = written(run)
+    assert [trace["name"] for trace in figure(page, "progress")] == ["this search"]
+    assert "No subnet was drawn at random" in prose(page)
+    edit(run / "search.json", budget={"params": 1})
+    assert "No proposed subnet meets the budgets" in prose(written(run))
+
+
+def test_subnets_of_earlier_searches_are_counted_as_such(run: Path) -> None:
+    assert "earlier searches" not in prose(written(run))
+    earlier = [{**c, "study": "digits-00"} for c in candidates()[:7]]
+    write_lines(run / "candidates.jsonl", [*earlier, *candidates()[7:]])
+    assert "7 were known from earlier searches" in prose(written(run))
+
+
+def test_finalists_stand_with_what_the_search_had_known_of_them(run: Path) -> None:
+    page = written(run)
+    rows = cells(page, "How the subnet was chosen")
+    names = ["finalist 1", "finalist 2, chosen", "chosen, verification 1"]
+    assert [row[0] for row in rows] == names
+    assert [row[6] for row in rows] == ["+25.0&nbsp;%", "-5.0&nbsp;%", "+2.0&nbsp;%"]
+    assert [row[-1] for row in rows] == ["missed", "met", "met"]
+    traces, layout = drawing(page, "finalists")
+    finalists = json.loads((run / "search.json").read_text())["finalists"]
+    fresh, before = traces
+    assert fresh["y"] == names
+    assert fresh["x"][:2] == pytest.approx([one["ratio"] for one in finalists])
+    assert before["x"][:2] == pytest.approx([one["searched_ratio"] for one in finalists])
+    high = [one["ratio_high"] - one["ratio"] for one in finalists]
+    assert fresh["error_x"]["array"][:2] == pytest.approx(high)
+    assert [shape["x0"] for shape in layout["shapes"]] == [0.6]
+
+
+def test_a_bound_in_milliseconds_stands_among_ratios(run: Path) -> None:
+    edit(run / "search.json", budget={"latency_ms": 2.6})
+    (line,) = drawing(written(run), "finalists")[1]["shapes"]
+    assert line["x0"] == pytest.approx(0.5)  # the largest subnet takes 5.2 ms
+
+
+def test_the_seconds_of_a_search_add_up(run: Path) -> None:
+    page = written(run)
+    assert seconds({"seconds": SECONDS}) == {
+        "accuracy": 20.0,
+        "costs": 44.0,
+        "proposals": 6.0,
+        "rest": 10.0,
+    }
+    assert sum(trace["x"][0] for trace in figure(page, "seconds")) == SECONDS["total"]
+    words = prose(page)
+    assert "Judging subnets took 80.0 % of it; the other 20.0 %, 16.0 s, went to" in words
+    assert "ended by search.patience" in words
+    assert "ranged over 6.2 % of their median" in words
+
+
+@pytest.mark.parametrize("total", [None, 0.0, "80", -1.0, float("nan")])
+def test_seconds_without_a_total_are_not_drawn(run: Path, total: object) -> None:
+    assert seconds({"seconds": {**SECONDS, "total": total}}) == {}
+
+
+def test_passes_that_were_left_out_are_counted_on_the_searchs_device_alone(run: Path) -> None:
+    line = measurement(candidate(SMALLEST, 0, 0.0))
+    write_lines(run / "latency.jsonl", [line, line, {**line, "digest": "c3d4"}])
+    assert "50 pairs of passes were timed on the target in all; 6 more were left out" in prose(
+        written(run)
+    )
+
+
+def test_a_search_that_has_not_ended_has_no_finalists(run: Path) -> None:
+    (run / "search.json").unlink()
+    page = written(run)
+    assert "No search has ended yet" in part_of(page, "How the subnet was chosen")
+    assert "Predictors" not in headings(page)
+
+
+def test_predictors_are_listed_with_their_errors_near_the_bounds(run: Path) -> None:
+    page = written(run)
+    accuracy, latency = cells(page, "Predictors")
+    assert accuracy == [
+        *("val top-1", "svr", "60", "0.34&nbsp;points", "1.0&nbsp;%", "0.750"),
+        *("9", "0.20&nbsp;points", "0.5&nbsp;%", "0.375"),
+    ]
+    assert latency[1:4] == ["gaussian_process", "60", "0.0371"]
+    assert latency[-1] == "\u2013"  # of a nan
+    edit(run / "search.json", predictors={}, predictions={})
+    assert "Predictors" not in headings(written(run))
+
+
+def test_predictions_are_drawn_against_measurements_with_bounds_on_both_axes(run: Path) -> None:
+    page = written(run)
+    traces, layout = drawing(page, "predicted_latency_of_largest")
+    points = next(trace for trace in traces if trace["mode"] == "markers")
+    assert (points["x"], points["y"]) == ([0.5, 0.625], [0.75, 0.375])
+    lines = [(shape["x0"], shape["y0"]) for shape in layout["shapes"]]
+    assert lines == [(0.6, 0), (0, 0.6)]  # across the whole plot in the other direction
+    assert "shapes" not in drawing(page, "predicted_accuracy")[1]
+
+
+@pytest.mark.parametrize(
+    "record", [{"predicted": [0.5]}, {"predicted": [0.5], "measured": [0.5, 0.6]}, {}, None]
+)
+def test_predictions_that_do_not_pair_are_not_drawn(run: Path, record: object) -> None:
+    edit(run / "search.json", predictions={"accuracy": record})
+    assert '"predicted_accuracy"' not in written(run)
+
+
+def test_the_exported_subnet_is_compared_across_runtimes(run: Path) -> None:
+    page = written(run)
+    (bars,) = figure(page, "runtimes")
+    assert bars["y"] == [
+        *("known to the search (eager)", "exported, measured afresh (eager)"),
+        *("exported, in eager", "exported, in onnxruntime"),
+    ]
+    card = json.loads((run / "subnet" / "card.json").read_text())
+    expected = [0.5 * 5.2, card["latency"]["latency_ms"], 0.5 * 5.2, 0.25 * 5.2]
+    assert bars["x"] == pytest.approx(expected)
+    assert bars["error_x"]["array"][2:] == pytest.approx([0.02 * 2.6, 0.02 * 1.3])
+    assert bars["error_x"]["arrayminus"][0] == pytest.approx(0.01 * 5.2)
+    words = prose(page)
+    assert "cuda_graph needs a CUDA device, not cpu" in words
+    off = 100 * (card["latency"]["ratio"] / 0.5 - 1)
+    assert f"the latency is {off:+.1f} % from what the search had known" in words
+    assert "growth of the resident set</dt><dd>7.50&nbsp;MiB" in page
+    assert "energy an image" not in page
+    edit(run / "subnet" / "card.json", latency={**card["latency"], "energy_mj": 12.5})
+    assert "energy an image</dt><dd>12.5&nbsp;mJ" in written(run)
+
+
+READERS = {  # of the parts of search.json, besides the head
+    "candidates": (pareto, against_random),
+    "budget": (pareto, choosing, runtimes),
+    "finalists": (choosing,),
+    "seconds": (choosing,),
+    "predictors": (predictors,),
+    "predictions": (predictors,),
+}
+
+
+@pytest.mark.parametrize("key", READERS)
+def test_a_damaged_part_of_a_search_never_stops_the_page(run: Path, key: str) -> None:
+    files = read_run(run)
+    part = files.search[key]
+    if key == "candidates":
+        read = ("top1", "latency_ms", "ratio", "ratio_high", "latency_of_largest", "params")
+        small = {name: candidates()[0][name] for name in (*read, "origin", "num_examples")}
+        part = [{**small, "arch": {"rank": [2]}, "complete": False}]
+    if isinstance(part, list):
+        part = part[:1]
+    for broken in damaged(part):
+        whole = replace(files, search={**files.search, key: broken})
+        for make in READERS[key]:
+            assert not re.search("<td>(nan|inf)", make(whole))
+
+
+def test_a_damaged_card_never_stops_the_page(run: Path) -> None:
+    files = read_run(run)
+    read = ("latency_ms", "ratio", "ratio_high", "memory_mib")
+    small = {key: files.card[key] for key in ("searched", "device", "budgets")}
+    small["latency"] = {key: files.card["latency"][key] for key in read}
+    small["runtimes"] = files.card["runtimes"][1:]
+    for broken in damaged(small):
+        if isinstance(broken, dict):
+            whole = replace(files, card=broken)
+            assert not re.search("<td>(nan|inf)", runtimes(whole) + header(whole))
+
+
+def test_a_damaged_line_of_latencies_never_stops_the_page(run: Path) -> None:
+    line = measurement(candidate(SMALLEST, 0, 0.0))
+    line |= {"card": {"batch_size": 64}, "model_ms": [1.0], "reference_ms": [], "reference": {}}
+    files = replace(read_run(run), search={"digest": "a1b2", "chosen": None})
+    for broken in damaged(line):
+        if isinstance(broken, dict):
+            whole = replace(files, latency=[broken, line])
+            assert not re.search("<td>(nan|inf)", choosing(whole) + latency(whole))
 
 
 def importance_metrics() -> list[Record]:

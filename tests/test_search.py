@@ -17,7 +17,7 @@ from nas.costs import violations
 from nas.judge import arch_key, front, preference
 from nas.outcomes import Infeasible
 from nas.search import numbered
-from nas.study import open_storage
+from nas.storage import open_storage
 from search_spaces.vit import ViTSpace
 from tests.runs import Record, candidates_of, config_of, search_of, use_paper_device
 

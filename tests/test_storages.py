@@ -16,7 +16,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from nas.files import append_record, read_records
-from nas.study import Adopted, adopt, ask, connect, reclaim, worker_name, worker_slot
+from nas.storage import connect
+from nas.study import Adopted, adopt, ask, reclaim, worker_name, worker_slot
 from tests import databases
 
 CHOICES: dict[str, tuple[int | float | str, ...]] = {
@@ -304,6 +305,6 @@ def test_a_server_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("grpc")
-    monkeypatch.setattr("nas.study.GRPC_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("nas.storage.GRPC_TIMEOUT_S", 0.1)
     with pytest.raises(ValueError, match=r"search.storage .* 'grpc://localhost:1'.*timeout"):
         connect("grpc://localhost:1", tmp_path)

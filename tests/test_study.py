@@ -21,10 +21,10 @@ from nas import study as nas_study
 from nas.__main__ import main
 from nas.files import locked, read_records
 from nas.judge import arch_key
+from nas.storage import open_storage
 from nas.study import (
     ask,
     fingerprint,
-    open_storage,
     open_study,
     reclaim,
     study_name,
@@ -260,7 +260,7 @@ def test_the_disk_is_waited_for_when_a_trial_ends(
     run: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[int] = []
-    monkeypatch.setattr("nas.study.os.fsync", waits.append)
+    monkeypatch.setattr("nas.files.os.fsync", waits.append)
     trial = ask(study, "worker")
     trial.suggest_categorical("depth", (1, 2))
     assert waits == []

@@ -135,7 +135,12 @@ def dots(
         y=list(names),
         mode="markers",
         name=name,
-        marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2}},
+        marker={
+            "color": colour,
+            "size": 10,
+            "symbol": symbol,
+            "line": {"width": 2, "color": colour},
+        },
         hovertemplate=f"%{{y}}<br>{name}: %{{x:.4f}}<extra></extra>",
     )
 
@@ -158,7 +163,7 @@ def ending(files: RunFiles) -> str:
         f"<code>{text(search.get('ended_by'))}</code>.",
         spent_words(search),
         f"The largest subnet's own milliseconds ranged over {drift} of their median from session "
-        "to session: the machine's drift, which the ratios do not have."
+        "to session: the machine's drift, most of which cancels in the ratios."
         if finite(search.get("reference_drift")) is not None
         else "",
         f"{passes:,} pairs of passes were timed on the target in all; {lost:,} more were "

@@ -69,9 +69,8 @@ def candidates_caption(files: RunFiles, costs: Sequence[Cost]) -> str:
         f"Accuracy: top-1 on {listed(distinct(c.get('split') for c in judged))}, "
         f"{listed(distinct(c.get('num_examples') for c in wholes))} examples, supernet at step "
         f"{listed(distinct(c.get('step') for c in judged))}.",
-        f"{num_partial:,} candidates were evaluated on the first of these examples alone, which "
-        "sufficed to see that another is better at no more cost; their accuracy is uncertain, and "
-        "they are on no front."
+        f"Evaluated on the first of these examples alone: {num_partial:,}; that sufficed to see "
+        "that another is better at no more cost. Their accuracy is uncertain: they are on no front."
         if num_partial
         else "",
         f"Latency measured on {describe_card(files.device(judged[-1].get('digest')))}.",
