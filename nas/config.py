@@ -147,6 +147,9 @@ def check_target(config: Config) -> None:
     direct = bool(config.target.table) and config.search.strategy == "direct"
     rule = "guided with target.table, since a sampler would propose what was not measured there"
     check("search.strategy", not direct, rule, config.search.strategy)
+    verify = config.search.verify
+    rule = "0 with target.table, where nothing can be measured again"
+    check("search.verify", not (config.target.table and verify), rule, verify)
     size, trained = config.target.img_size, config.data.img_size
     if isinstance(config.space, CellSpace):
         check("target.img_size", size % 4 == 0, "a multiple of 4 for cells", size)

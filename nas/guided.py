@@ -330,13 +330,14 @@ class Guide(Generic[ArchT]):
             near[key] |= np.abs(costs / bound - 1) <= BAND
         accuracies = [judged.accuracy for judged in known]
         band = np.any(list(near.values()), axis=0) if near else None
-        kind = self.kind
+        kind, countable = self.kind, self.count_exactly(known[0].arch)
         found = {
             "accuracy": cross_validate(features, accuracies, kind=kind, scale="rank", band=band)
         }
         for key in near:
             costs = np.array([judged.costs[key] for judged in known])
-            found[key] = cross_validate(features, costs, kind=kind, scale="log", band=near[key])
+            scale = "plain" if key in countable else "log"
+            found[key] = cross_validate(features, costs, kind=kind, scale=scale, band=near[key])
         return found
 
 

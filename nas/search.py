@@ -84,6 +84,7 @@ def search(config: Config, run: Path, console: Console) -> None:
         "reference_drift": judge.meter.table.drift(),
         "predictors": proposals.errors(),
         "seconds": seconds(begin, judge, trials),
+        "card": judge.meter.card.record(),
         "candidates": candidates,
         **judge.conditions,
     }

@@ -53,7 +53,7 @@ class Space(Protocol[ArchT]):
     def features(self, arch: ArchT) -> tuple[float, ...]:
         """What a regression on accuracy or cost sees of `arch`: equally many figures in 0..1.
 
-        Architectures that compute the same have the same features.
+        Parts that have no effect leave no trace in them.
         """
         ...
 

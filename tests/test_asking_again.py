@@ -21,6 +21,7 @@ TPE = ("search=tpe", "+search.sampler.n_startup_trials=3")
 @pytest.fixture(autouse=True)
 def paper_device(monkeypatch: pytest.MonkeyPatch) -> None:
     use_paper_device(monkeypatch)
+    monkeypatch.setattr("nas.feasibility.MEDIAN_OF", 7)
 
 
 def search(run: Path, *options: str) -> Record:

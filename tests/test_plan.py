@@ -93,6 +93,7 @@ def test_cells_are_planned_and_measured_alike(tmp_path: Path) -> None:
         (["target.dtype=bfloat16"], "'dtype': 'bfloat16'"),
         (["target.table=nowhere.jsonl"], "a file that nas measure archs=... made"),
         (["search=tpe"], "search.strategy must be guided"),
+        (["search.verify=1"], "search.verify must be 0 with target.table"),
     ],
 )
 def test_a_table_must_be_of_the_target_that_is_asked_for(

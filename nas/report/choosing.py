@@ -200,9 +200,10 @@ def spent_words(search: Record) -> str:
     total = sum(spent.values())
     rest = total - spent["accuracy"] - spent["costs"]
     return (
-        f"The last command took {number(total, 's')}. Judging subnets took "
-        f"{percent(1 - rest / total)} of it; the other {percent(rest / total)}, "
-        f"{number(rest, 's')}, went to loading, proposals, and measuring the finalists again."
+        f"The last command took {number(total, 's')}. Passes of subnets, for accuracy, latency and "
+        f"memory, took {percent(1 - rest / total)} of it; the other {percent(rest / total)}, "
+        f"{number(rest, 's')}, is overhead: loading, proposals, extracting, and the pauses of "
+        "search.verify."
     )
 
 

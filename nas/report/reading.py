@@ -107,8 +107,9 @@ class RunFiles:
 
     def device(self, digest: object) -> dict[str, Any]:
         """The card of the device that a record with this digest was measured on."""
-        known = (record for record in self.latency if record.get("digest") == digest)
-        return part(next(known, {}), "card")
+        # A search in another machine's table holds the card itself.
+        known = (r for r in (*self.latency, self.search) if r.get("digest") == digest)
+        return next((part(record, "card") for record in known), {})
 
     def newest_input(self) -> str:
         """When the newest of the files read was last changed, in UTC."""
