@@ -129,7 +129,7 @@ def infeasible_question(
     """In turn: below the smallest, above the largest, and two bounds that exclude each other."""
     key, other = generator.sample(KEYS, 2)
     if number % 3 == 0:
-        bound = smallest[key] * generator.uniform(0.5, 0.9)
+        bound = smallest[key] * generator.uniform(0.3, 0.7)
         return Question({key: bound, other: largest[other]}, (key,))
     if number % 3 == 1:
         bound = largest[key] * generator.uniform(1.1, 1.5)

@@ -101,10 +101,10 @@ def verify(
 def wait(pause_s: float, stop: Sequence[int]) -> None:
     """Raises Stopped as soon as a signal has come."""
     deadline = time.monotonic() + pause_s
-    while (left := deadline - time.monotonic()) > 0:
+    while not stop and (left := deadline - time.monotonic()) > 0:
         time.sleep(min(left, 0.2))
-        if stop:
-            raise Stopped(stop[0])
+    if stop:
+        raise Stopped(stop[0])
 
 
 def describe_choice(record: Mapping[str, Any], card: DeviceCard, num_examples: int) -> str:

@@ -13,6 +13,7 @@ import torch
 from nas.runtimes import unavailable, versions
 from nas.settings import TargetConfig, TrainConfig, check
 
+DEFAULT_THREADS = torch.get_num_threads()  # of PyTorch, before train.threads may set another
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -99,7 +100,7 @@ def device_card(target: TargetConfig, *, in_chans: int) -> DeviceCard:
         name=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         driver=driver_versions() if on_gpu else "",
         host=platform.platform(),
-        threads=target.threads or torch.get_num_threads(),
+        threads=target.threads or DEFAULT_THREADS,
         dtype=target.dtype,
         float32_matmul=torch.get_float32_matmul_precision(),
         batch_size=target.batch_size,

@@ -68,7 +68,8 @@ class Judge:
             return self.meter.refreshed(known)
         costs = self.meter.costs(arch, bounds).record()
         plain = self.supernet.extract(arch).to(self.device)
-        floor = 0.0 if whole else best_at_no_more_cost(self._read().values(), costs)
+        rivals = within(list(self._read().values()), bounds)
+        floor = 0.0 if whole else best_at_no_more_cost(rivals, costs)
         # Beside other workers' accuracy passes, but never beside a timed one.
         with locked(device_lock(self.device), blocking=True, shared=True):
             begin = time.perf_counter()

@@ -196,7 +196,8 @@ class Trials:
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         feasible = [t for t in trials if all(x <= 0 for x in t.constraints.values())]
         best = max(feasible, key=lambda trial: (trial.values[0], -trial.number), default=None)
-        return 0 if best is None else sum(trial.number > best.number for trial in trials)
+        own = [trial for trial in trials if trial.user_attrs.get("origin") != "known"]
+        return 0 if best is None else sum(trial.number > best.number for trial in own)
 
 
 def adopt_known(config: Config, study: Study, run: Path, judge: Judge) -> None:

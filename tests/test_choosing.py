@@ -334,7 +334,7 @@ def test_a_choice_is_told_with_interval_bounds_margins_and_counts(judge: Judge) 
         "budget.params: 1,200 <= 1,600, margin 25.0%",
         "budget.min_latency_of_largest: 0.4 >= 0.19, margin 100.0%",
         "7 trials, 9 architectures evaluated so far, ended by search.hours",
-        "100 s, of which accuracy 60 s, latency and memory 30 s",
+        "100 s, of which accuracy 60 s, passes for latency and memory 30 s",
         "ranged over 3.1%",
         judge.meter.card.describe(),
     ):

@@ -46,8 +46,9 @@ def test_device_is_the_one_asked_for_or_an_error(
         assert resolve_device(asked, "train.device") == torch.device(expected)
 
 
-def test_card_names_the_threads_that_passes_run_on() -> None:
-    torch.set_num_threads(2)
+def test_card_names_the_threads_that_passes_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.device.DEFAULT_THREADS", 2)
+    torch.set_num_threads(1)  # as train.threads may have done: a target does not depend on it
     default = dataclasses.replace(TARGET, threads=0)
     assert device_card(default, in_chans=2).threads == 2
     assert device_card(TARGET, in_chans=2).threads == 1
