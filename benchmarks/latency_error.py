@@ -42,9 +42,14 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=60)
     parser.add_argument("--finalists", type=int, default=5)
     parser.add_argument("--pause", type=float, default=180.0, help="seconds")
+    parser.add_argument("--time-limit", type=float, default=10.0, help="seconds a subnet")
     parser.add_argument("--run", type=Path, default=Path("runs/latency_error"))
     options = parser.parse_args()
-    target = [f"target.device={options.device}", f"target.threads={options.threads}"]
+    target = [
+        f"target.device={options.device}",
+        f"target.threads={options.threads}",
+        f"target.time_limit_s={options.time_limit}",
+    ]
     config = parse(compose_config([*SETTINGS, *target]))
     options.run.mkdir(parents=True, exist_ok=True)
     meter = CostMeter(config, options.run, make_supernet(config))

@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from nas.predictors import (
     MIN_KNOWN,
+    CrossValidation,
     Floats,
     Predictor,
-    PredictorError,
     cross_validate,
     fit,
     pick,
@@ -317,13 +317,14 @@ class Guide(Generic[ArchT]):
                     return chosen
         return chosen
 
-    def errors(self, known: Sequence[Known[ArchT]]) -> dict[str, PredictorError]:
-        """Cross-validated errors of the predictors: of accuracy, and of each cost by its key.
+    def cross_validated(self, known: Sequence[Known[ArchT]]) -> dict[str, CrossValidation]:
+        """How far off the predictors are: of accuracy, of each cost by its key, and of latency.
 
         The band of a cost is what lies near a bound of it, that of accuracy near any bound.
         """
         features = features_of(self.space, [judged.arch for judged in known])
-        near = {key: np.zeros(len(known), bool) for key in self.cost_keys()}
+        keys = [key for key in (*self.cost_keys(), "latency_of_largest") if key in known[0].costs]
+        near = {key: np.zeros(len(known), bool) for key in keys}
         for name, bound in self.bounds.items():
             key = name.removeprefix(LOWER)
             costs = np.array([judged.costs[key] for judged in known])

@@ -59,6 +59,13 @@ class PredictorError:
     band_tau: float
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    error: PredictorError
+    predicted: Floats  # (n,), each without having seen its target
+    measured: Floats  # (n,)
+
+
 class Regressor(Protocol):
     def fit(self, features: Floats, scores: Floats) -> Any: ...
 
@@ -270,17 +277,17 @@ def cross_validate(
     kind: str = "auto",
     scale: str = "plain",
     band: ArrayLike | None = None,
-) -> PredictorError:
-    """The error of out-of-fold predictions, over all and over those that `band` (n,) marks."""
+) -> CrossValidation:
+    """Out-of-fold predictions and their error, over all and over those that `band` (n,) marks."""
     known, values = checked(features, targets)
     if kind == "auto":
         kind = pick(known, values, scale)
     predicted = unseen(known, values, kind, scale)
     near = np.ones(len(values), bool) if band is None else np.asarray(band, bool)
     mae, mape, tau = errors(values, predicted)
-    return PredictorError(
-        kind, len(values), mae, mape, tau, int(near.sum()), *errors(values[near], predicted[near])
-    )
+    in_band = errors(values[near], predicted[near])
+    error = PredictorError(kind, len(values), mae, mape, tau, int(near.sum()), *in_band)
+    return CrossValidation(error, predicted, values)
 
 
 def errors(truth: Floats, predicted: Floats) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
 from random import Random
 from typing import Any
 
@@ -12,9 +11,10 @@ from optuna.trial import TrialState
 
 from nas.components import build
 from nas.config import Config
+from nas.costs import MIN, excess
 from nas.guided import Guide, Known
 from nas.judge import Judge, is_complete
-from nas.predictors import MIN_KNOWN
+from nas.predictors import MIN_KNOWN, CrossValidation
 from nas.study import Origin
 from search_spaces.space import Option
 
@@ -71,9 +71,14 @@ class Proposals:
         return []
 
     def known(self) -> list[Known[Any]]:
-        """What was judged; accuracy on a part of the split is less certain but not wrong."""
+        """What was judged, latencies by the end of their interval that a budget judges them by.
+
+        Accuracy on a part of the split is less certain but not wrong.
+        """
+        bounds = self.config.budget.bounds()
         return [
-            Known(self.space.from_record(c["arch"]), c["top1"], c) for c in self.judge.candidates()
+            Known(self.space.from_record(c["arch"]), c["top1"], judged_costs(c, bounds))
+            for c in self.judge.candidates()
         ]
 
     def tried(self) -> set[Any]:
@@ -99,9 +104,23 @@ class Proposals:
         sampler: BaseSampler = build(self.config.search.sampler, "search.sampler", seed=seed)
         return sampler
 
-    def errors(self) -> dict[str, dict[str, Any]]:
-        """Cross-validated errors of the predictors by what they predict; none where none ran."""
+    def cross_validated(self) -> dict[str, CrossValidation]:
+        """How far off the predictors are, by what they predict; empty where none ran."""
         known = [k for k in self.known() if is_complete(k.costs)]
         if self.config.search.strategy != "guided" or len(known) < MIN_KNOWN:
             return {}
-        return {name: asdict(error) for name, error in self.guide.errors(known).items()}
+        return self.guide.cross_validated(known)
+
+
+def judged_costs(candidate: Mapping[str, Any], bounds: Mapping[str, float]) -> dict[str, Any]:
+    """The candidate's figures, of a latency with a budget the end of its interval that is judged.
+
+    Of one with a window, which judges both ends, the median.
+    """
+    costs = dict(candidate)
+    for key, bound in bounds.items():
+        figure_key = key.removeprefix(MIN)
+        if figure_key.startswith("latency") and not {figure_key, MIN + figure_key} <= bounds.keys():
+            sign = -1 if key.startswith(MIN) else 1
+            costs[figure_key] = bound * (1 + sign * excess(candidate, key, bound, worse=True))
+    return costs

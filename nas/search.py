@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from nas.feasibility import nearest_miss, print_feasibility, three_subnets
 from nas.files import write_atomic
 from nas.judge import Candidate, Judge, arch_key, front, within
 from nas.outcomes import Infeasible, Stopped
+from nas.predictors import CrossValidation
 from nas.proposals import Proposals
 from nas.signals import stop_signals
 from nas.storage import open_storage
@@ -82,7 +83,7 @@ def search(config: Config, run: Path, console: Console) -> None:
         "num_evaluated": len(candidates),
         "ended_by": trials.ended_by,
         "reference_drift": judge.meter.table.drift(),
-        "predictors": proposals.errors(),
+        **predictor_records(proposals.cross_validated()),
         "seconds": seconds(begin, judge, trials),
         "card": judge.meter.card.record(),
         "candidates": candidates,
@@ -234,6 +235,21 @@ def numbered(candidates: Sequence[Candidate], study: Study, space: Any) -> list[
         {**c, "study": study.study_name, "trial": numbers.get(arch_key(c["arch"]))}
         for c in candidates
     ]
+
+
+def predictor_records(found: Mapping[str, CrossValidation]) -> dict[str, Any]:
+    """The predictors' errors, undefined ones as null, and what they foretold unseen."""
+    errors = {name: asdict(cross.error) for name, cross in found.items()}
+    return {
+        "predictors": {
+            name: {k: None if v != v else v for k, v in error.items()}  # nan differs from itself
+            for name, error in errors.items()
+        },
+        "predictions": {
+            name: {"predicted": cross.predicted.tolist(), "measured": cross.measured.tolist()}
+            for name, cross in found.items()
+        },
+    }
 
 
 def num_finished(study: Study) -> int:

@@ -215,17 +215,22 @@ def test_mutants_differ_from_a_parent_in_a_few_choices(space: Space[Any]) -> Non
 def test_errors_have_a_band_near_each_bound() -> None:
     known = some_known(CELLS, 60)
     bounds = {"params": 0.55, "min_params": 0.22, "latency_of_largest": 0.6}
-    found = Guide(CELLS, bounds, kind="ridge").errors(known)
+    found = Guide(CELLS, bounds, kind="ridge").cross_validated(known)
     assert set(found) == {"accuracy", "params", "latency_of_largest"}
     near = {
         "params": [min(abs(j.costs["params"] / b - 1) for b in (0.22, 0.55)) <= 0.1 for j in known],
         "latency_of_largest": [abs(j.costs["latency_of_largest"] / 0.6 - 1) <= 0.1 for j in known],
     }
     for key, marks in near.items():
-        assert found[key].band_size == sum(marks) > 0
+        assert found[key].error.band_size == sum(marks) > 0
     either = [a or b for a, b in zip(*near.values(), strict=True)]
-    assert found["accuracy"].band_size == sum(either)
-    assert found["accuracy"].kind == "ridge"
+    assert found["accuracy"].error.band_size == sum(either)
+    assert found["accuracy"].error.kind == "ridge"
+    assert found["params"].measured.tolist() == [judged.costs["params"] for judged in known]
+    mae = np.abs(found["params"].predicted - found["params"].measured).mean()
+    assert found["params"].error.mae == pytest.approx(mae)
+    # Latency is foretold in any case, for who reads the report.
+    assert "latency_of_largest" in Guide(CELLS, {}, kind="ridge").cross_validated(known)
 
 
 @pytest.mark.parametrize(("space", "low", "high"), [(CELLS, 0.65, 0.7), (VITS, 0.2, 0.3)])

@@ -54,7 +54,7 @@ def test_auto_is_the_kind_whose_predictions_are_off_the_least() -> None:
         off = {k: np.abs(unseen(known, target, k, "plain") - target).mean() for k in KINDS}
         best = min(off, key=lambda kind: off[kind])
         assert pick(known, target, "plain") == best == fit(known, target).kind
-        assert cross_validate(known, target).kind == best
+        assert cross_validate(known, target).error.kind == best
 
 
 def test_a_prediction_of_cross_validation_has_not_seen_its_target() -> None:
@@ -152,14 +152,14 @@ def test_the_band_counts_only_what_is_in_it() -> None:
     known = some_features()
     target = curved(known)
     band = target > np.median(target)
-    error = cross_validate(known, target, kind="svr", scale="log", band=band)
+    error = cross_validate(known, target, kind="svr", scale="log", band=band).error
     predicted = unseen(known, target, "svr", "log")
     off = np.abs(predicted - target)
     assert (error.num_known, error.band_size) == (40, 20)
     assert error.mae == pytest.approx(off.mean())
     assert error.band_mae == pytest.approx(off[band].mean())
     assert error.band_mape == pytest.approx((off / target)[band].mean())
-    none = cross_validate(known, target, kind="svr", band=np.zeros(40, bool))
+    none = cross_validate(known, target, kind="svr", band=np.zeros(40, bool)).error
     assert none.band_size == 0
     assert np.isnan(astuple(none)[-3:]).all()
 
