@@ -23,11 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nas.costs import MIN, CostMeter
+from nas.costs import CostMeter
 from nas.device import training_device
 from nas.files import read_records
 from nas.run import open_run
-from nas.settings import BudgetConfig
+from nas.settings import MIN, BudgetConfig
 from nas.weights import load_supernet
 
 KEYS = ("latency_of_largest", "params_of_largest", "memory_of_largest")

@@ -34,7 +34,8 @@ import torch
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from torch import Generator
 
-from nas.guided import Candidates, Guide, Known, enumerated, violation
+from nas.guided import Candidates, Guide, Known, enumerated
+from nas.starting import violation
 from search_spaces.cell import CellArch, CellSpace
 from supernet.cell import CellSizes, CellSupernet
 from supernet.ledger import count

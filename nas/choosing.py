@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from nas.config import Config
-from nas.costs import MIN, excess, figure, is_met
+from nas.costs import excess, figure, is_met
 from nas.device import DeviceCard
 from nas.judge import Candidate, Judge, is_complete, preference, within
 from nas.outcomes import Stopped
+from nas.settings import MIN
 from search_spaces.cell import CellArch
 
 Say = Callable[[str], None]

@@ -14,11 +14,10 @@ from nas.device import DeviceCard, device_card, device_lock
 from nas.files import locked
 from nas.latency_table import LatencyTable, Measurement, cards_in
 from nas.measure import Bench, Constants
-from nas.settings import TargetConfig, check
+from nas.settings import MIN, TargetConfig, check
 from supernet.ledger import Counts, count
 from supernet.supernet import Supernet
 
-MIN = "min_"  # begins the key of a lower bound
 MOST_SESSIONS = 4  # of a subnet whose interval holds a bound
 
 

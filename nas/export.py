@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nas.config import Config
-from nas.costs import MIN, CostMeter, figure, is_met
+from nas.costs import CostMeter, figure, is_met
 from nas.data import ImageData, load
 from nas.device import training_device
 from nas.evaluate import Accuracy, calibrated, evaluate
@@ -23,6 +23,7 @@ from nas.files import sync
 from nas.model_card import model_card
 from nas.outcomes import Infeasible, NotEqual
 from nas.run import code_version
+from nas.settings import MIN
 from nas.storage import open_storage
 from nas.study import conditions
 from nas.weights import load_supernet

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.config import Config
-from nas.costs import MIN, CostMeter, excess, figure, out_of_reach, violations
+from nas.costs import CostMeter, excess, figure, out_of_reach, violations
+from nas.settings import MIN
 from supernet.ledger import count
 from supernet.supernet import Supernet
 

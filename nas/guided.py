@@ -8,7 +8,7 @@ Letters: m candidates, F features, K objectives.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import inf, prod
+from math import prod
 from random import Random
 from typing import Any, Generic, NamedTuple
 
@@ -27,13 +27,12 @@ from nas.predictors import (
     fit,
     pick,
 )
-from nas.settings import check
+from nas.settings import MIN, check
+from nas.starting import Exact, space_filling, violation
 from search_spaces.space import ArchT, Space
 
-Exact = Callable[[ArchT], Mapping[str, float]]
 MakeSampler = Callable[[int], BaseSampler]  # from a seed
 
-LOWER = "min_"  # keys of lower bounds begin with it
 OBJECTIVES: dict[str, tuple[str, ...]] = {  # costs to be low, besides a high accuracy
     "best": (),
     "pareto": ("latency_of_largest", "params"),
@@ -43,7 +42,6 @@ TRIALS, BATCH = 500, 50  # of a search on the predictors
 NUM_PARENTS, NUM_MUTANTS = 10, 200
 MAX_FITTED = 300  # counts, the latest, that a predictor of them is fitted to
 MAX_COUNTED = 40  # exact counts that one proposal may take, tens of milliseconds each
-TRIES, REPAIRS = 4, 4  # random draws for each architecture of a start, and of those repaired
 MARGIN = 1.0  # spreads of a cost's forecast; without it a third of what is proposed is too slow
 BAND = 0.1  # relative distance to a bound that counts as near
 
@@ -159,7 +157,7 @@ class Guide(Generic[ArchT]):
 
     def cost_keys(self) -> list[str]:
         """The costs that bounds or objectives need."""
-        keys = [key.removeprefix(LOWER) for key in self.bounds]
+        keys = [key.removeprefix(MIN) for key in self.bounds]
         return list(dict.fromkeys([*keys, *OBJECTIVES[self.objective]]))
 
     def look(self, known: Sequence[Known[ArchT]], generator: Random) -> Outlook[ArchT]:
@@ -275,7 +273,7 @@ class Guide(Generic[ArchT]):
                 means[key], spreads[key] = model.forecast(features)
         excess = np.zeros(len(features))
         for name, bound in self.bounds.items():
-            key = name.removeprefix(LOWER)
+            key = name.removeprefix(MIN)
             limit = models.costs[key].scale.to_scores(np.array(bound))
             over = means[key] - limit if key == name else limit - means[key]
             excess += np.maximum(over + MARGIN * spreads[key], 0)
@@ -326,7 +324,7 @@ class Guide(Generic[ArchT]):
         keys = [key for key in (*self.cost_keys(), "latency_of_largest") if key in known[0].costs]
         near = {key: np.zeros(len(known), bool) for key in keys}
         for name, bound in self.bounds.items():
-            key = name.removeprefix(LOWER)
+            key = name.removeprefix(MIN)
             costs = np.array([judged.costs[key] for judged in known])
             near[key] |= np.abs(costs / bound - 1) <= BAND
         accuracies = [judged.accuracy for judged in known]
@@ -362,71 +360,3 @@ def tchebycheff(values: Floats, weights: Floats) -> Floats:
     """
     short = weights * (values.max(0) - values)
     return short.max(1) + 0.05 * short.sum(1)
-
-
-def violation(costs: Mapping[str, float], bounds: Mapping[str, float]) -> float:
-    """By how much the bounds on the given costs are broken, as a sum of fractions; 0 if none is."""
-    total = 0.0
-    for name, bound in bounds.items():
-        key = name.removeprefix(LOWER)
-        if key in costs:
-            over = costs[key] / bound - 1
-            total += max(over if key == name else -over, 0.0)
-    return total
-
-
-def space_filling(
-    space: Space[ArchT],
-    count: int,
-    generator: Random,
-    exact: Exact[ArchT],
-    bounds: Mapping[str, float],
-    *,
-    tried: Collection[ArchT] = (),
-) -> list[ArchT]:
-    """Up to `count` distinct random architectures that meet the bounds on what `exact` counts.
-
-    Where a few draws do not, more are repaired, choice by choice; if that fails too, the one that
-    comes closest is taken. Fewer are returned only where the space has no more that draws find.
-    """
-    chosen: list[ArchT] = []
-    for _ in range(count):
-        seen = {*tried, *chosen}
-        closest, least = None, inf
-        for attempt in range(TRIES + REPAIRS):
-            arch = space.sample(generator)
-            if attempt >= TRIES:
-                arch = repaired(space, arch, generator, exact, bounds)
-            off = violation(exact(arch), bounds)
-            if off < least and arch not in seen:
-                closest, least = arch, off
-            if least == 0:
-                break
-        if closest is not None:
-            chosen.append(closest)
-    return chosen
-
-
-def repaired(
-    space: Space[ArchT],
-    arch: ArchT,
-    generator: Random,
-    exact: Exact[ArchT],
-    bounds: Mapping[str, float],
-) -> ArchT:
-    """`arch`, moved by a step of one choice at a time until it meets the bounds or cannot move."""
-    choices = space.choices()
-    upper = {name: bound for name, bound in bounds.items() if not name.startswith(LOWER)}
-    for _ in range(sum(len(options) for options in choices.values())):
-        costs = exact(arch)
-        if violation(costs, bounds) == 0:
-            break
-        step = -1 if violation(costs, upper) > 0 else 1
-        values = space.encode(arch)
-        places = {name: choices[name].index(values[name]) + step for name in space.active(arch)}
-        movable = [name for name, place in places.items() if 0 <= place < len(choices[name])]
-        if not movable:
-            break
-        name = generator.choice(movable)
-        arch = space.decode(values | {name: choices[name][places[name]]})
-    return arch

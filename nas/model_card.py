@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
-from nas.costs import MIN, figure
+from nas.costs import figure
+from nas.settings import MIN
 from search_spaces.cell import CellArch
 
 FILES = Template("""\

@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 
 from nas.components import build
 from nas.config import Config
-from nas.costs import MIN, excess
+from nas.costs import excess
 from nas.guided import Guide, Known
 from nas.judge import Judge, is_complete
 from nas.predictors import MIN_KNOWN, CrossValidation
+from nas.settings import MIN
 from nas.study import Origin
 from search_spaces.space import Option
 

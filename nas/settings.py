@@ -9,6 +9,7 @@ from timm.optim._optim_factory import list_optimizers
 from nas.timing import Effort
 
 RUNTIMES = ("eager", "compile", "cuda_graph", "onnxruntime", "tensorrt")
+MIN = "min_"  # begins the key of a lower bound
 PREDICTORS = ("gaussian_process", "ridge", "svr", "boosting")
 
 

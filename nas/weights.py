@@ -52,7 +52,7 @@ def build_plain(arch: Mapping[str, Any], model: Mapping[str, Any]) -> nn.Module:
     """
     if "operations" in arch:
         return CellNetwork(CellArch(tuple(arch["operations"])), CellSizes(**model))
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}
+    values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}
     return build(ViTArch(**values), FixedSizes(**model))
 
 

@@ -13,11 +13,9 @@ from nas.guided import (
     Guide,
     Known,
     enumerated,
-    repaired,
-    space_filling,
     tchebycheff,
-    violation,
 )
+from nas.starting import repaired, space_filling, violation
 from search_spaces.cell import CellArch, CellSpace
 from search_spaces.space import Space
 from search_spaces.vit import ViTSpace
