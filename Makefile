@@ -38,6 +38,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/sampling_overhead.py
 	$(BIN)/python benchmarks/gradient_variance.py --families vit
+	$(BIN)/python benchmarks/search_quality.py --jobs 2
+	$(BIN)/python benchmarks/latency_error.py --threads 1
+	$(BIN)/python benchmarks/search_budgets.py --run runs/demo
+	$(BIN)/python benchmarks/search_kills.py --run runs/demo
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -114,9 +114,10 @@ class LatencyTable:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "arch": arch,
         }
-        # For who reads the file: what is known with this line, milliseconds on the scale of now.
+        # For who reads the file: what is known with this line, milliseconds on the scale of then.
         sessions = [*self._sessions.get(canonical_json(arch), []), session]
-        known = pooled(sessions, self.reference_ms or session.latency().reference_ms)
+        references_ms = [*self._references_ms, session.latency().reference_ms]
+        known = pooled(sessions, statistics.median(references_ms))
         tail = {
             "measurement": asdict(known),
             "reference": self.reference,

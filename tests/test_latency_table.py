@@ -146,6 +146,14 @@ def test_a_line_says_what_was_measured_where_and_when(path: Path) -> None:
     assert record["measurement"]["ratio"] == pytest.approx(1.5)
 
 
+def test_the_newest_line_tells_the_scale_of_milliseconds(path: Path) -> None:
+    table = open_table(path)
+    for reference_ms in (2.0, 3.0, 10.0):
+        table.put(ARCH, session(1.5, reference_ms=reference_ms))
+    newest = json.loads(path.read_text().splitlines()[-1])["measurement"]
+    assert newest["latency_ms"] / newest["ratio"] == pytest.approx(table.reference_ms)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["latency_ms", "ratio", "memory_mib"])
 def test_a_cost_that_is_no_cost_cannot_be_made(key: str, value: float) -> None:
