@@ -7,7 +7,7 @@ they were. This module knows plain models only, nothing of supernets.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -91,11 +91,13 @@ class Bench:
             yield call
 
     def rounds(self, calls: Sequence[Call]) -> Rounds:
-        """Rounds of the calls with the reference last."""
+        """Rounds of the calls with the reference last; each call has the time of one alone."""
         throttled = self.gpu.throttled if self.gpu else never
+        limit_s = max(1, len(calls)) * self.effort.time_limit_s
+        effort = replace(self.effort, time_limit_s=limit_s)
         with self._spent():
             return time_until_precise(
-                [*calls, self.reference], self.effort, device=self.device, throttled=throttled
+                [*calls, self.reference], effort, device=self.device, throttled=throttled
             )
 
     @contextmanager
