@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from nas.config import Config
-from nas.costs import excess, figure, is_met
+from nas.costs import MOST_SESSIONS, excess, figure, is_met, straddled, violations
 from nas.device import DeviceCard
-from nas.judge import Candidate, Judge, is_complete, preference, within
+from nas.judge import Candidate, Judge, is_complete, may_exceed, preference, within
 from nas.outcomes import Stopped
 from nas.settings import MIN
 from search_spaces.cell import CellArch
@@ -32,6 +32,8 @@ def choose(config: Config, judge: Judge, say: Say) -> tuple[Candidate | None, li
         finalists = ranked[: config.search.finalists]
         if not finalists:
             return None, measured
+        if judge.meter.elsewhere:  # nothing can be measured again
+            return finalists[0], []
         fresh = measure_again(config, judge, finalists)
         measured += [final_record(*pair, bounds) for pair in zip(finalists, fresh, strict=True)]
         known = zip(finalists, measured[-len(finalists) :], strict=True)
@@ -45,24 +47,38 @@ def choose(config: Config, judge: Judge, say: Say) -> tuple[Candidate | None, li
 
 
 def ranking(config: Config, judge: Judge, bounds: Mapping[str, float]) -> list[Candidate]:
-    """Candidates within the budgets, the best first; none is ahead by a part of the split alone."""
+    """Candidates within the budgets, the best first.
+
+    Whoever might belong to the finalists is known well enough to say: evaluated on the whole split,
+    and measured more where a bound lies within the latency's interval.
+    """
     while True:
-        ranked = sorted(within(judge.candidates(), bounds), key=preference)
-        partial = [c for c in ranked[: config.search.finalists] if not is_complete(c)]
-        if not partial:
+        candidates = judge.candidates()
+        ranked = sorted(filter(is_complete, within(candidates, bounds)), key=preference)
+        finalists = ranked[: config.search.finalists]
+        enough = len(finalists) == config.search.finalists
+        cutoff = finalists[-1]["top1"] if enough else 0.0
+        unsure = [c for c in candidates if may_exceed(c, cutoff) and is_unsure(judge, c, bounds)]
+        if not unsure:
             return ranked
-        for candidate in partial:
-            arch = config.space.from_record(candidate["arch"])
-            asked_by = {key: candidate[key] for key in ("study", "trial", "origin")}
-            judge.judge(arch, bounds, whole=True, **asked_by)
+        best = min(unsure, key=preference)
+        asked_by = {key: best[key] for key in ("study", "trial", "origin", "method")}
+        judge.judge(config.space.from_record(best["arch"]), bounds, whole=True, **asked_by)
+
+
+def is_unsure(judge: Judge, candidate: Candidate, bounds: Mapping[str, float]) -> bool:
+    """Whether more evaluation or measuring would tell if a candidate is within the budgets."""
+    broken = {key for key, excess in violations(candidate, bounds).items() if excess > 0}
+    if not broken:
+        return not is_complete(candidate)
+    measurable = not judge.meter.elsewhere and candidate["num_sessions"] < MOST_SESSIONS
+    return measurable and broken <= set(straddled(candidate, bounds))
 
 
 def measure_again(
     config: Config, judge: Judge, finalists: Sequence[Candidate]
 ) -> list[dict[str, Any]]:
     """The candidates with the figures of one fresh session alone."""
-    if judge.meter.elsewhere:
-        return list(finalists)
     archs = [config.space.from_record(candidate["arch"]) for candidate in finalists]
     sessions = judge.meter.side_by_side(archs)
     pairs = zip(finalists, sessions, strict=True)
@@ -111,14 +127,19 @@ def wait(pause_s: float, stop: Sequence[int]) -> None:
 def describe_choice(record: Mapping[str, Any], card: DeviceCard, num_examples: int) -> str:
     """The last lines of a search: the chosen subnet and how it was judged."""
     chosen, spent = record["chosen"], record["seconds"]
-    again = chosen["measured_again"]
+    again = chosen.get("measured_again")
+    afresh = (
+        f"side by side with the other finalists {again['ratio']:.4f} "
+        f"[{again['ratio_low']:.4f}, {again['ratio_high']:.4f}]"
+        if again
+        else "measured on another machine, not again"
+    )
     lines = [
         f"chosen: {json.dumps(chosen['arch'])}",
         f"val top-1 {chosen['top1']:.4f} of {num_examples} images; latency of the largest "
         f"{chosen['ratio']:.4f} [{chosen['ratio_low']:.4f}, {chosen['ratio_high']:.4f}], "
-        f"{chosen['num_passes']} paired passes in {chosen['num_sessions']} sessions; side by side "
-        f"with the other finalists {again['ratio']:.4f} [{again['ratio_low']:.4f}, "
-        f"{again['ratio_high']:.4f}]; {chosen['latency_ms']:.3f} ms a batch of {card.batch_size}",
+        f"{chosen['num_passes']} paired passes in {chosen['num_sessions']} sessions; {afresh}; "
+        f"{chosen['latency_ms']:.3f} ms a batch of {card.batch_size}",
     ]
     for key, bound in record["budget"].items():
         value, margin = chosen[key.removeprefix(MIN)], -excess(chosen, key, bound, worse=True)
@@ -127,11 +148,11 @@ def describe_choice(record: Mapping[str, Any], card: DeviceCard, num_examples: i
             f"budget.{key}: {figure(key, value)} {sign} {figure(key, bound)}, margin {margin:.1%}"
         )
     lines.append(
-        f"{record['num_trials']} trials, {record['num_evaluated']} architectures evaluated so far, "
-        f"ended by {record['ended_by']}; {spent['total']:.0f} s, of which accuracy "
-        f"{spent['accuracy']:.0f} s, passes for latency and memory {spent['costs']:.0f} s; the "
-        f"reference's milliseconds ranged over {record['reference_drift']:.1%}; on "
-        f"{card.describe()}"
+        f"{record['num_trials']} trials, {record['num_known']} of them answered before; "
+        f"{record['num_evaluated']} architectures evaluated so far; ended by {record['ended_by']}; "
+        f"{spent['total']:.0f} s, of which accuracy {spent['accuracy']:.0f} s, passes for latency "
+        f"and memory {spent['costs']:.0f} s; the reference's milliseconds ranged over "
+        f"{record['reference_drift']:.1%}; on {card.describe()}"
     )
     return "\n".join(lines)
 

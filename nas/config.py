@@ -72,6 +72,7 @@ class Config:
         wanted = bool(self.plan or self.archs)
         rule = "the file to write, with plan or archs" if wanted else "empty without plan and archs"
         check("out", bool(self.out) == wanted, rule, self.out)
+        check("out", not self.out or self.out != self.archs, "another file than archs", self.out)
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
 

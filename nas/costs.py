@@ -18,6 +18,7 @@ from nas.settings import MIN, TargetConfig, check
 from supernet.ledger import Counts, count
 from supernet.supernet import Supernet
 
+SLACK = 0.1  # by which some subnet may be faster than the smallest, or slower than the largest
 MOST_SESSIONS = 4  # of a subnet whose interval holds a bound
 
 
@@ -61,12 +62,14 @@ def out_of_reach(
 ) -> list[str]:
     """The bounds that no subnet can meet: none costs less than the smallest, or more than largest.
 
-    A latency counts by the better end of its interval, so that noise alone ends no search.
+    A latency counts by the better end of its interval, so that noise alone ends no search, and
+    with some slack: on some devices a subnet is faster than a smaller one.
     """
     return [
         key
         for key, bound in bounds.items()
-        if excess(largest if key.startswith(MIN) else smallest, key, bound, worse=False) > 0
+        if excess(largest if key.startswith(MIN) else smallest, key, bound, worse=False)
+        > (SLACK if "latency" in key else 0)
     ]
 
 
@@ -109,6 +112,7 @@ class CostMeter:
     def __init__(self, config: Config, run: Path, supernet: Supernet) -> None:
         self.supernet = supernet
         self.largest = config.space.largest()
+        self._largest_record = asdict(self.largest)
         self.largest_counts = count(supernet, self.largest)
         self.effort = config.target.effort()
         self.elsewhere = bool(config.target.table)
@@ -146,7 +150,7 @@ class CostMeter:
 
     def refreshed(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """An architecture's record with what the table knows of it by now."""
-        own, largest = self.table.get(record["arch"]), self.table.get(asdict(self.largest))
+        own, largest = self.table.get(record["arch"]), self.table.get(self._largest_record)
         if own is None or largest is None:  # somebody has removed the table
             return dict(record)
         return {**record, **measured_record(own, largest)}
@@ -247,6 +251,7 @@ def card_of_table(path: Path, target: TargetConfig, *, in_chans: int) -> DeviceC
     Raises ValueError that lists the devices there unless just one fits.
     """
     wanted = {
+        "runtime": target.runtime,
         "batch_size": target.batch_size,
         "img_size": target.img_size,
         "in_chans": in_chans,

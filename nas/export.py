@@ -69,6 +69,7 @@ def export(config: Config, run: Path, console: Console) -> None:
         card["differences"] = differences
         card["step"] = step
         source = f"arch={config.arch}" if config.arch else f"pick={config.pick}"
+        card["study"] = None if config.arch else read_search(run / "search.json")["study"]
         card["command"] = f"nas export run={run} {source}"
         (folder / "card.json").write_text(json.dumps(card, indent=2))
         (folder / "README.md").write_text(model_card(card))
@@ -252,7 +253,7 @@ def describe(
         "counts": asdict(costs.counts),
         "largest_counts": asdict(costs.largest_counts),
         "latency": asdict(costs.measurement),
-        "searched": searched(meter, arch, costs.measurement.ratio),
+        "searched": searched(meter, arch, costs.measurement.ratio) if not meter.elsewhere else None,
         "runtimes": runtimes,
         "costs": costs.record(),
         "device": meter.card.record(),
@@ -310,10 +311,11 @@ def summary(card: Mapping[str, Any], folder: Path) -> str:
         f"{folder}: test top-1 {test['top1']:.4f} [{test['low']:.4f}, {test['high']:.4f}] of "
         f"{test['num_examples']} images (largest subnet {largest['top1']:.4f})"
     ]
-    lines.append(
-        f"latency {card['latency']['ratio']:.4f} of the largest, {known['off_by']:+.1%} from what "
-        f"was known before ({known['ratio']:.4f})"
-    )
+    if known is not None:
+        lines.append(
+            f"latency {card['latency']['ratio']:.4f} of the largest, {known['off_by']:+.1%} from "
+            f"what was known before ({known['ratio']:.4f})"
+        )
     for runtime in card["runtimes"]:
         found = runtime.get("unavailable") or (
             f"{runtime['latency_ms']:.3f} ms a batch, {runtime['ratio']:.4f} of the largest in "
@@ -323,5 +325,6 @@ def summary(card: Mapping[str, Any], folder: Path) -> str:
     for budget in card["budgets"]:
         verdict = "met" if budget["met"] else "BROKEN"
         value, limit = (figure(budget["name"], budget[key]) for key in ("value", "limit"))
-        lines.append(f"budget.{budget['name']}: {verdict}, {value} measured now, bound {limit}")
+        when = "measured now" if known is not None else "by the table"
+        lines.append(f"budget.{budget['name']}: {verdict}, {value} {when}, bound {limit}")
     return "\n".join(lines)

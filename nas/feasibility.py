@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from nas import nvml
 from nas.config import Config
 from nas.costs import CostMeter, excess, figure, out_of_reach, violations
 from nas.settings import MIN
@@ -44,6 +46,10 @@ def print_feasibility(
         markup=False,
         soft_wrap=True,
     )
+    device = torch.device(meter.card.device)
+    if device.type == "cuda" and not meter.elsewhere and nvml.unavailable(device):
+        reason = nvml.unavailable(device)
+        console.print(f"nobody watches for a throttled clock: {reason}", markup=False)
     console.print(cost_table(costs))
     if bounds:
         console.print(budget_table(costs, bounds))
@@ -108,7 +114,7 @@ def answer(costs: Mapping[str, Mapping[str, float]], key: str, bound: float) -> 
     missed = min(excess(cost, key, bound, worse=True) for cost in costs.values())
     if out_of_reach(costs["smallest"], costs["largest"], {key: bound}):
         return f"no, missed by {missed:.1%}"
-    return f"unsure, missed by {missed:.1%}; lower target.precision"
+    return f"unsure, missed by {missed:.1%}"
 
 
 def nearest_miss(candidates: Sequence[Mapping[str, Any]], bounds: Mapping[str, float]) -> str:

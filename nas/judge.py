@@ -1,6 +1,7 @@
 """Verdicts on architectures: costs on the target and accuracy on val, each asked for once."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 
 from nas.config import Config
-from nas.costs import CostMeter, violations
+from nas.costs import CostMeter, straddled, violations
 from nas.data import ImageData
 from nas.device import device_lock
-from nas.evaluate import calibrated, evaluate
+from nas.evaluate import STOP_CONFIDENCE, Accuracy, calibrated, evaluate
 from nas.files import RecordReader, append_record, locked
 from nas.study import conditions
 from supernet.supernet import Supernet
@@ -65,7 +66,7 @@ class Judge:
         """
         known = self.find(arch)
         if known is not None and (is_complete(known) or not whole):
-            return self.meter.refreshed(known)
+            return self.settled(known, arch, bounds)
         costs = self.meter.costs(arch, bounds).record()
         plain = self.supernet.extract(arch).to(self.device)
         rivals = within(list(self._read().values()), bounds)
@@ -76,6 +77,8 @@ class Judge:
             plain = calibrated(plain, self.data, self.batch_size)
             accuracy = evaluate(plain, self.data, "val", floor=floor)
             self.accuracy_s += time.perf_counter() - begin
+        if not math.isfinite(accuracy.loss):
+            raise ValueError(f"the supernet's loss on val must be finite, got {accuracy} of {arch}")
         candidate = {
             "arch": asdict(arch),
             **asked_by,
@@ -87,12 +90,24 @@ class Judge:
         append_record(self.path, candidate)
         return candidate
 
-    def _read(self) -> dict[str, Candidate]:
-        for record in self._reader.new():
+    def settled(self, known: Candidate, arch: Any, bounds: Mapping[str, float]) -> Candidate:
+        """A known candidate, measured more if its latency's interval holds a bound."""
+        refreshed = self.meter.refreshed(known)
+        if straddled(refreshed, bounds):
+            self.meter.costs(arch, bounds)
+            refreshed = self.meter.refreshed(known)
+        return refreshed
+
+    def learn(self, records: Iterable[Candidate]) -> None:
+        """Takes over what other run folders judged under these conditions."""
+        for record in records:
             if self.conditions.items() <= record.items():
                 key = arch_key(record["arch"])
                 if key not in self._candidates or is_complete(record):
                     self._candidates[key] = record
+
+    def _read(self) -> dict[str, Candidate]:
+        self.learn(self._reader.new())
         return self._candidates
 
 
@@ -107,6 +122,15 @@ def best_at_no_more_cost(candidates: Iterable[Candidate], costs: Mapping[str, An
         ),
         default=0.0,
     )
+
+
+def may_exceed(candidate: Mapping[str, Any], top1: float) -> bool:
+    """Whether the whole split's accuracy may be `top1` or more, by what is known of it."""
+    if is_complete(candidate):
+        return bool(candidate["top1"] >= top1)
+    fields = ("split", "top1", "loss", "num_examples")
+    accuracy = Accuracy(**{field: candidate[field] for field in fields})
+    return accuracy.interval(STOP_CONFIDENCE)[1] >= top1
 
 
 def is_complete(candidate: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,18 @@ class LatencyTable:
         self._reader = RecordReader(path)
         self._archs: dict[str, dict[str, object]] = {}
         self._sessions: dict[str, list[Session]] = defaultdict(list)
+        self._pooled: dict[str, Measurement] = {}  # milliseconds of a reference that takes one
         self._references_ms: list[float] = []
 
     def get(self, arch: Mapping[str, object]) -> Measurement | None:
         self._read()
-        sessions = self._sessions.get(canonical_json(arch))
-        return pooled(sessions, self.reference_ms) if sessions else None
+        key = canonical_json(arch)
+        if key not in self._sessions:
+            return None
+        if key not in self._pooled:
+            self._pooled[key] = pooled(self._sessions[key], reference_ms=1.0)
+        known = self._pooled[key]
+        return replace(known, latency_ms=known.ratio * self.reference_ms)
 
     def put(self, arch: Mapping[str, object], session: Session) -> Measurement:
         figures = {
@@ -160,6 +166,7 @@ class LatencyTable:
             key, session = canonical_json(record["arch"]), session_of(record)
             self._archs.setdefault(key, record["arch"])
             self._sessions[key].append(session)
+            self._pooled.pop(key, None)
             self._references_ms.append(session.latency().reference_ms)
 
 
@@ -171,5 +178,10 @@ def session_of(record: Mapping[str, Any]) -> Session:
 
 def cards_in(path: Path) -> list[DeviceCard]:
     """The devices that a table's lines are of."""
-    cards = {record["digest"]: record["card"] for record in RecordReader(path).new()}
-    return [DeviceCard(**card) for card in cards.values()]
+    cards = {}
+    for number, record in enumerate(RecordReader(path).new(), 1):
+        card = record.get("card")
+        known = isinstance(card, dict) and card.keys() == {f.name for f in fields(DeviceCard)}
+        check(f"{path} line {number}", known, "a measurement with its device's card", record)
+        cards[record["digest"]] = DeviceCard(**record["card"])
+    return list(cards.values())

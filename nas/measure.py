@@ -160,8 +160,8 @@ class Bench:
                 try:
                     call = stack.enter_context(self.running(model, runtime))
                     call()
-                except RuntimeError as error:  # a compiler's or a converter's
-                    found[runtime] = str(error).partition("\n")[0]
+                except Exception as error:  # whatever a compiler, a converter or an engine raises
+                    found[runtime] = f"{type(error).__name__}: {error}".partition("\n")[0]
                 else:
                     calls[runtime] = call
             rounds = self.rounds(list(calls.values()))

@@ -17,11 +17,11 @@ from rich.console import Console
 from torch import nn
 
 from nas.config import Config
-from nas.costs import CostMeter, reference_record
+from nas.costs import MOST_SESSIONS, CostMeter, reference_record
 from nas.device import device_card, device_lock
 from nas.feasibility import print_feasibility, three_subnets
 from nas.files import locked, read_records, write_atomic
-from nas.latency_table import LatencyTable
+from nas.latency_table import LatencyTable, Measurement
 from nas.measure import Bench
 from nas.outcomes import Stopped
 from nas.settings import check
@@ -42,7 +42,8 @@ def measure_space(config: Config, run: Path, console: Console) -> None:
         supernet = make_supernet(config)
         meter = CostMeter(config, run, supernet)
         archs = three_subnets(config, supernet)
-        costs = {name: meter.costs(arch).record() for name, arch in archs.items()}
+        bounds = config.budget.bounds()
+        costs = {name: meter.costs(arch, bounds).record() for name, arch in archs.items()}
         meter.close()
         print_feasibility(config, meter, costs, console)
 
@@ -102,8 +103,8 @@ def read_plan(path: Path) -> Plan:
 def measure_plan(config: Config, console: Console) -> None:
     """Measures a plan's architectures on this machine into the table `out`.
 
-    What the table holds already is not measured again, so that the same command goes on after a
-    stop. Needs no run folder and no data.
+    What the table holds already is measured again only where it is not known well, so that the
+    same command goes on after a stop. Needs no run folder and no data.
     """
     plan = read_plan(Path(config.archs))
     target = replace(config.target, img_size=plan.img_size)
@@ -113,7 +114,7 @@ def measure_plan(config: Config, console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     say(f"{card.describe()}")
     owner = device_lock(torch.device(card.device))
-    missing = [arch for arch in plan.archs if table.get(arch) is None]
+    missing = [arch for arch in plan.archs if wants_more(table.get(arch), target.precision)]
     with (
         stop_signals() as stop,
         progress(console, "measure", total=len(plan.archs)) as bar,
@@ -126,9 +127,16 @@ def measure_plan(config: Config, console: Console) -> None:
             bar.advance(1, latency_ms=table.put(arch, session).latency_ms)
             if stop:
                 raise Stopped(stop[0])
-    wide = [a for a in table.archs() if table.get(a).half_width > target.precision]  # type: ignore[union-attr]
+    wide = sum(wants_more(table.get(arch), target.precision) for arch in plan.archs)
     say(
-        f"{config.out}: {len(table.archs())} architectures; {len(wide)} are known less well than "
-        f"target.precision={target.precision:g} (target.time_limit_s ended them); the reference's "
-        f"milliseconds ranged over {table.drift():.1%}"
+        f"{config.out}: {len(table.archs())} architectures; {wide} are known less well than "
+        f"target.precision={target.precision:g} (the same command measures them again); the "
+        f"reference's milliseconds ranged over {table.drift():.1%}"
     )
+
+
+def wants_more(known: Measurement | None, precision: float) -> bool:
+    """Whether an architecture is to be measured, for the first time or again."""
+    if known is None:
+        return True
+    return known.half_width > precision and known.num_sessions < MOST_SESSIONS

@@ -60,6 +60,7 @@ def search(config: Config, run: Path, console: Console) -> None:
     with worker_slot(run) as slot, stop_signals() as stop:
         study = open_study(config, storage, name, slot)
         reclaim(study, run, slot, say)
+        judge.learn(judged_elsewhere(study))
         adopt_known(config, study, run, judge)
         seed = derive_seed(config.seed, slot, len(study.get_trials(deepcopy=False)))
         proposals = Proposals(config, study, judge, seed)
@@ -67,43 +68,63 @@ def search(config: Config, run: Path, console: Console) -> None:
         if not out_of_reach(ends["smallest"], ends["largest"], bounds):
             trials.run(console)
         chosen, finalists = choose(config, judge, say)
-        verified = verify(config, judge, chosen, stop, say) if chosen else []
-    candidates = numbered(judge.candidates(), study, config.space)
+        record = conclude(config, study, judge, trials, chosen, begin)
+        record["finalists"] = finalists
+        write_atomic(run / "search.json", json.dumps(record, indent=2))
+        if chosen is None:
+            raise Infeasible(nearest_miss(record["candidates"], bounds))
+        front_of = front(within(record["candidates"], bounds))
+        console.print(candidate_table("Pareto front on val, within the budgets", front_of))
+        pair = [record["chosen"], record["largest"]]
+        console.print(candidate_table("chosen, and the largest", pair))
+        say(describe_choice(record, judge.meter.card, data.num_examples("val")))
+        if config.search.verify:
+            record["verified"] = verify(config, judge, chosen, stop, say)
+            write_atomic(run / "search.json", json.dumps(record, indent=2))
+    judge.meter.close()
+
+
+def conclude(
+    config: Config,
+    study: Study,
+    judge: Judge,
+    trials: "Trials",
+    chosen: Candidate | None,
+    begin: float,
+) -> dict[str, Any]:
+    """What search.json holds: the question, the answer, and all that was judged."""
+    space = config.space
+    candidates = numbered(judge.candidates(), study, space)
     by_arch = {arch_key(candidate["arch"]): candidate for candidate in candidates}
-    record = {
+    ends = {"smallest": asdict(space.smallest()), "largest": asdict(space.largest())}
+    return {
         "objective": config.search.objective,
         "strategy": config.search.strategy,
-        "budget": bounds,
+        "budget": config.budget.bounds(),
         "study": study.study_name,
-        "chosen": chosen and {**by_arch[arch_key(chosen["arch"])], **chosen},
-        **{key: by_arch[arch_key(ends[key]["arch"])] for key in ("smallest", "largest")},
-        "finalists": finalists,
-        "verified": verified,
+        "chosen": chosen and {**chosen, **by_arch[arch_key(chosen["arch"])]},
+        **{name: by_arch[arch_key(arch)] for name, arch in ends.items()},
+        "verified": [],
         "num_trials": num_finished(study),
+        "num_known": num_finished(study, origin="known"),
         "num_evaluated": len(candidates),
         "ended_by": trials.ended_by,
         "reference_drift": judge.meter.table.drift(),
-        **predictor_records(proposals.cross_validated()),
+        **predictor_records(trials.proposals.cross_validated()),
         "seconds": seconds(begin, judge, trials),
         "card": judge.meter.card.record(),
         "candidates": candidates,
         **judge.conditions,
     }
-    judge.meter.close()
-    write_atomic(run / "search.json", json.dumps(record, indent=2))
-    if chosen is None:
-        raise Infeasible(nearest_miss(candidates, bounds))
-    front_of = front(within(candidates, bounds))
-    console.print(candidate_table("Pareto front on val, within the budgets", front_of))
-    console.print(candidate_table("chosen, and the largest", [record["chosen"], record["largest"]]))
-    say(describe_choice(record, judge.meter.card, data.num_examples("val")))
 
 
 def show_feasibility(config: Config, judge: Judge, console: Console) -> dict[str, Candidate]:
     """Prints what the space spans and which budgets it can meet; the smallest and the largest."""
     archs, bounds = three_subnets(config, judge.supernet), config.budget.bounds()
     ends = {
-        key: judge.judge(archs[key], bounds, whole=True, study=None, trial=None, origin=key)
+        key: judge.judge(
+            archs[key], bounds, whole=True, study=None, trial=None, origin=key, method=None
+        )
         for key in ("smallest", "largest")
     }
     costs = {"smallest": ends["smallest"], "largest": ends["largest"]}
@@ -139,6 +160,7 @@ class Trials:
         total, done = self.config.search.trials, self.num_counted()
         with progress(console, "search", total=total, done=min(done, total)) as bar:
             while not (ended_by := self.limit(done)):
+                self.judge.learn(judged_elsewhere(self.study))
                 candidate = self.run_trial()
                 if candidate is None:
                     ended_by = "no architecture is left"
@@ -179,7 +201,10 @@ class Trials:
             study=self.study.study_name,
             trial=trial.number,
             origin=trial.user_attrs["origin"],
+            method=method(self.config),
         )
+        # For workers that have another run folder.
+        trial.set_user_attr("candidate", candidate)
         for key, excess in violations(candidate, self.bounds).items():
             trial.set_constraint(key, excess)
         self.study.tell(trial, objectives(self.config, candidate))
@@ -202,7 +227,11 @@ class Trials:
 
 
 def adopt_known(config: Config, study: Study, run: Path, judge: Judge) -> None:
-    """Makes trials of what other questions had judged, so that nothing is asked for again."""
+    """Makes trials of what the same method had judged for other questions.
+
+    What other methods judged is known as well and not judged again; as trials it would make a
+    method look as good as the others.
+    """
     space, bounds = config.space, config.budget.bounds()
     mine = {
         space.decode(trial.params)
@@ -212,10 +241,23 @@ def adopt_known(config: Config, study: Study, run: Path, judge: Judge) -> None:
     records = []
     for candidate in judge.candidates():
         arch = space.from_record(candidate["arch"])
-        if arch not in mine and candidate["study"] not in (None, study.study_name):
+        if arch not in mine and candidate["method"] == method(config):
             values, constraints = objectives(config, candidate), violations(candidate, bounds)
             records.append(Adopted(space.encode(arch), values, constraints))
     adopt(study, run, records, space.choices())
+
+
+def judged_elsewhere(study: Study) -> list[Candidate]:
+    """What the workers of a study have judged, in whatever run folder."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    records = [trial.user_attrs.get("candidate") for trial in trials]
+    return [record for record in records if record is not None]
+
+
+def method(config: Config) -> str:
+    """What proposes: comparisons of methods are fair if none begins with another's trials."""
+    sampler = str(config.search.sampler["_target_"]).rpartition(".")[2]
+    return f"{config.search.strategy} {sampler}"
 
 
 def objectives(config: Config, candidate: Candidate) -> list[float]:
@@ -252,8 +294,10 @@ def predictor_records(found: Mapping[str, CrossValidation]) -> dict[str, Any]:
     }
 
 
-def num_finished(study: Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+def num_finished(study: Study, origin: str | None = None) -> int:
+    """Finished trials, of one origin or of all."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sum(origin in (None, trial.user_attrs.get("origin")) for trial in trials)
 
 
 def seconds(begin: float, judge: Judge, trials: Trials) -> dict[str, float]:

@@ -17,7 +17,8 @@ import torch
 Call = Callable[[], object]
 FEWEST = 6  # rounds; fewer have no 95 % interval of a median
 MOST_WARMUP = 20  # blocks of untimed rounds, after which a clock that never settles is accepted
-MOST_THROTTLED = 60  # rounds within the time limit, after which timing is given up
+MOST_THROTTLED = 60  # rounds, after which timing is given up at the time limit
+MOST_LATE = 200  # rounds of which hardly one was uninterrupted, likewise
 GROWTH = 1.5  # of the number of rounds, from one look at the interval to the next
 
 
@@ -76,7 +77,7 @@ def time_until_precise(
     took longer than its far fence, the third quartile and three interquartile ranges (Tukey, 1977,
     Exploratory Data Analysis): an interruption can only lengthen a pass.
 
-    Raises ValueError if the device was throttled in all but a few rounds.
+    Raises ValueError if all but a few rounds had to be left out.
     """
     num_warmup = warm_up(calls, effort, device=device)
     deadline_ns = perf_counter_ns() + round(1e9 * effort.time_limit_s)
@@ -86,8 +87,13 @@ def time_until_precise(
         while True:
             while len(times_ms) < wanted:
                 late = perf_counter_ns() >= deadline_ns
-                if late and len(times_ms) >= 2 * FEWEST:
+                if late and len(uninterrupted(times_ms)) >= FEWEST:
                     break
+                if len(times_ms) >= MOST_LATE and late:
+                    raise ValueError(
+                        "target.device must be left alone while it is timed, got passes that were "
+                        f"interrupted in all but a few of {len(times_ms)} rounds"
+                    )
                 times = time_round(calls, device, backwards=len(times_ms) % 2 == 1)
                 if not throttled():
                     times_ms.append(times)

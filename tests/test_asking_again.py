@@ -1,6 +1,9 @@
 """Further questions to one run: what was judged answers them, and what ends a search is told."""
 
 import json
+import shutil
+import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import nas.judge
 from nas.__main__ import main
 from nas.files import read_records
 from nas.judge import arch_key
+from nas.outcomes import Stopped
 from nas.storage import open_storage
 from tests.runs import Record, candidates_of, config_of, search_of, use_paper_device
 
@@ -118,5 +122,52 @@ def test_trials_end_a_search_and_the_record_says_so(
     found: dict[str, Any] = search(run, "search=tpe", "search.trials=2")
     assert (found["ended_by"], found["num_trials"]) == ("search.trials", 2)
     said = capsys.readouterr().out
-    assert "2 trials, 4 architectures evaluated so far, ended by search.trials" in said
+    assert "4 architectures evaluated so far; ended by search.trials" in said
     assert json.dumps(found["chosen"]["arch"]) in said
+
+
+def test_another_method_runs_trials_of_its_own_and_judges_nothing_twice(run: Path) -> None:
+    first = search(run, *TPE, "search.trials=5")
+    second = search(run, "search=random", "search.trials=6")
+    assert second["study"] != first["study"]
+    assert len(complete(run)) == second["num_trials"] == 6
+    assert second["num_known"] == 0
+    assert "known" not in origins(run)
+    archs = keys_of(candidates_of(run))
+    assert len(archs) == len(set(archs))
+
+
+def test_run_folders_that_share_a_storage_share_what_was_judged(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other" / run.name))
+    options = [*TPE, f"search.storage=sqlite:///{tmp_path / 'study.db'}", "budget.params=12000"]
+    first = search(run, *options, "search.trials=6")
+    second = search(other, *options, "search.trials=6")
+    assert second["study"] == first["study"]
+    assert second["chosen"]["arch"] == first["chosen"]["arch"]
+    assert second["num_evaluated"] == first["num_evaluated"]
+    assert len(candidates_of(other)) == 2  # the smallest and the largest, which are no trials
+
+
+def test_the_chosen_one_has_the_number_by_which_this_study_knows_it(run: Path) -> None:
+    window = "budget.min_params=4000"  # neither of the two ends, which are no trials
+    search(run, *TPE, window, "search.trials=5", "budget.params=30000")
+    found = search(run, *TPE, window, "search.trials=5", "budget.params=25000")
+    assert found["chosen"]["study"] == found["study"]
+    trial = complete(run)[found["chosen"]["trial"]]
+    arch = config_of(run).space.decode(trial.params)
+    assert arch_key(asdict(arch)) == arch_key(found["chosen"]["arch"])
+
+
+def test_a_verification_that_is_stopped_leaves_the_answer(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr("nas.choosing.wait", stopped)
+    options = [*TPE, "search.trials=4", "search.verify=2", "budget.params=12000"]
+    assert main(["search", f"run={run}", *options]) == 128 + signal.SIGINT
+    found = search_of(run)
+    assert found["budget"] == {"params": 12000}
+    assert found["verified"] == []
+    assert json.dumps(found["chosen"]["arch"]) in capsys.readouterr().out

@@ -72,7 +72,13 @@ def know(judge: Judge, arch: ViTArch, top1: float, *, complete: bool = True) -> 
     accuracy = Accuracy("val", top1, 1.0, num_examples if complete else num_examples // 2)
     record = {
         "arch": asdict(arch),
-        **{"study": "a study", "trial": 3, "origin": "sampler", "complete": complete},
+        **{
+            "study": "a study",
+            "trial": 3,
+            "origin": "sampler",
+            "complete": complete,
+            "method": None,
+        },
         **asdict(accuracy),
         **judge.meter.costs(arch).record(),
         **judge.conditions,
@@ -317,6 +323,7 @@ def test_a_choice_is_told_with_interval_bounds_margins_and_counts(judge: Judge) 
         "chosen": chosen,
         "budget": {"latency_of_largest": 0.5, "params": 1600, "min_latency_of_largest": 0.19},
         "num_trials": 7,
+        "num_known": 2,
         "num_evaluated": 9,
         "ended_by": "search.hours",
         "seconds": {"total": 100.2, "accuracy": 60.1, "costs": 30.0},
@@ -333,7 +340,8 @@ def test_a_choice_is_told_with_interval_bounds_margins_and_counts(judge: Judge) 
         "budget.latency_of_largest: 0.4 <= 0.5, margin 12.0%",
         "budget.params: 1,200 <= 1,600, margin 25.0%",
         "budget.min_latency_of_largest: 0.4 >= 0.19, margin 100.0%",
-        "7 trials, 9 architectures evaluated so far, ended by search.hours",
+        "7 trials, 2 of them answered before; 9 architectures evaluated so far",
+        "ended by search.hours",
         "100 s, of which accuracy 60 s, passes for latency and memory 30 s",
         "ranged over 3.1%",
         judge.meter.card.describe(),

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from nas.__main__ import main
+from nas.costs import MOST_SESSIONS
 from nas.files import read_records
 from nas.latency_table import cards_in
 from tests.runs import TINY_CELLS, candidates_of, config_of, search_of, use_paper_device
+
+TARGET = ("target=cpu", "target.threads=1", "target.batch_size=4", "target.precision=0.5")
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,7 @@ def measured(plan: Path, *options: str) -> Path:
     """The table that the target machine makes: it has the plan and nothing else."""
     table = plan.with_name("table.jsonl")
     command = ["measure", f"run={plan.parent / 'none'}", f"archs={plan}", f"out={table}"]
-    assert main([*command, "target=cpu", "target.threads=1", "target.batch_size=4", *options]) == 0
+    assert main([*command, *TARGET, *options]) == 0
     assert not (plan.parent / "none").exists()
     return table
 
@@ -76,6 +79,13 @@ def test_measuring_a_plan_goes_on_from_where_it_was(plan: Path) -> None:
     assert archs == [record["arch"] for record in read_records(plan)]
 
 
+def test_what_is_not_known_well_is_measured_again_but_not_for_ever(plan: Path) -> None:
+    sizes = []
+    for _ in range(MOST_SESSIONS + 1):  # a session's interval reaches 5 % from the ratio
+        sizes.append(len(read_records(measured(plan, "target.precision=0.01"))))
+    assert sizes == [12, 24, 36, 48, 48]
+
+
 def test_cells_are_planned_and_measured_alike(tmp_path: Path) -> None:
     plan = tmp_path / "plan.jsonl"
     command = ["measure", f"run={tmp_path / 'run'}", *TINY_CELLS]
@@ -89,7 +99,7 @@ def test_cells_are_planned_and_measured_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["target.batch_size=5"], "measured on one device with {'batch_size': 5"),
+        (["target.batch_size=5"], "'batch_size': 5"),
         (["target.dtype=bfloat16"], "'dtype': 'bfloat16'"),
         (["target.table=nowhere.jsonl"], "a file that nas measure archs=... made"),
         (["search=tpe"], "search.strategy must be guided"),
@@ -103,6 +113,17 @@ def test_a_table_must_be_of_the_target_that_is_asked_for(
     asked = ["target=table", f"target.table={table}", "target.batch_size=4", *options]
     assert main(["search", f"run={run}", *asked]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_plan_is_no_table_and_not_overwritten(
+    run: Path, plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = plan.read_bytes()
+    assert main(["search", f"run={run}", "target=table", f"target.table={plan}"]) == 2
+    assert "line 1 must be a measurement with its device's card" in capsys.readouterr().err
+    assert main(["measure", f"archs={plan}", f"out={plan}"]) == 2
+    assert "out must be another file than archs" in capsys.readouterr().err
+    assert plan.read_bytes() == before
 
 
 def test_a_table_of_another_run_is_refused(
@@ -126,6 +147,7 @@ def test_a_table_of_another_run_is_refused(
         ('{"arch": {"embed_dim": 8}, "model": {}, "img_size": 8}\n', "line 1"),
         ('{"arch": 3, "model": {}, "img_size": 8}\n', "each line with arch, model and img_size"),
         ("not JSON\n", "line 1 must be a JSON record"),
+        ('{"digest": "x"}\n', "each line with arch, model and img_size"),
     ],
 )
 def test_what_is_no_plan_is_bad_input(

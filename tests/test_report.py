@@ -1237,3 +1237,25 @@ def test_a_damaged_file_of_either_section_is_named(run: Path, name: str) -> None
     (run / name).write_text('{"epoch": ')
     with pytest.raises(ValueError, match=rf"{name} must be JSON"):
         write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outdated"),
+    [
+        ({}, False),
+        ({"study": "a study"}, False),
+        ({"study": "another"}, True),
+        ({"study": "a study", "arch": {}}, True),
+        ({"study": "a study", "arch": {}, "command": "nas export run=x pick=3"}, False),
+        ({"study": "another", "command": "nas export run=x pick=3"}, True),
+        ({"study": None, "arch": {}, "command": "nas export run=x arch=a.json"}, False),
+    ],
+)
+def test_an_export_of_an_earlier_search_is_not_shown_as_the_chosen_subnet(
+    run: Path, changes: Record, outdated: bool
+) -> None:
+    chosen = json.loads((run / "search.json").read_text())["chosen"]
+    edit(run / "search.json", study="a study")
+    edit(run / "subnet" / "card.json", **{"arch": chosen["arch"], **changes})
+    page = prose(written(run))
+    assert ("subnet/ holds the choice of an earlier search" in page) is outdated

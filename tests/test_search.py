@@ -171,6 +171,7 @@ def test_candidates_of_other_weights_or_devices_are_not_reused(
     records = candidates_of(run)
     stale = [{**c, "top1": 1.0, key: "other" if key == "digest" else c[key] + 1} for c in records]
     (run / "candidates.jsonl").write_text("".join(json.dumps(c) + "\n" for c in stale))
+    (run / "study.journal").unlink()  # its trials hold verdicts under the conditions of now
     found = search(base, run, 3)
     assert found["chosen"]["top1"] < 1.0
     assert found["num_evaluated"] == len(candidates_of(run)) - len(stale)

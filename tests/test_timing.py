@@ -188,3 +188,16 @@ def test_a_clock_that_is_always_throttled_is_an_error(clock: Clock) -> None:
     with pytest.raises(ValueError, match=r"target.device must run at its own clock, .* throttled"):
         time_until_precise(calls, EFFORT, device=CPU, throttled=lambda: True)
     assert clock.now_ns / 1e6 >= 5 * MOST_THROTTLED
+
+
+def test_rounds_go_on_past_the_time_limit_until_enough_were_uninterrupted(clock: Clock) -> None:
+    generator = seeded(0)
+
+    def often_interrupted() -> None:
+        clock.sleep(50.0 if float(torch.rand(1, generator=generator)) < 0.12 else 1.0)
+
+    brief = Effort(warmup=1, passes=6, precision=0.001, time_limit_s=0.001)
+    rounds = time_until_precise([often_interrupted] * 6, brief, device=CPU)
+    assert len(rounds.times_ms) >= FEWEST
+    assert rounds.num_interrupted > 0
+    assert all(time_ms == 1.0 for times in rounds.times_ms for time_ms in times)

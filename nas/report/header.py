@@ -61,6 +61,11 @@ def chosen_subnet(files: RunFiles) -> str:
     if files.search and not files.search.get("chosen"):
         outdated = f"{nothing_feasible(files)}<p>Exported before, or picked by hand:</p>"
     made = absent(f"Not exported yet: {files.command('export')} does.")
+    if files.earlier_card:
+        made = absent(
+            "The folder subnet/ holds the choice of an earlier search: "
+            f"{files.command('export')} exports this one."
+        )
     if files.card:
         command, step = text(files.card.get("command")), number(files.card.get("step"))
         made = f'<p class="soft">Exported at step {step} by <code>{command}</code>.</p>'

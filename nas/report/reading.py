@@ -36,6 +36,7 @@ class RunFiles:
     candidates: list[dict[str, Any]]
     search: Record
     card: Record  # of the exported subnet
+    earlier_card: Record  # the same, where it is the choice of an earlier search
     paths: Record  # the probabilities that subnets are drawn with
     rank: Record  # how well the supernet ranks
 
@@ -121,18 +122,35 @@ class RunFiles:
 
 
 def read_run(run: Path) -> RunFiles:
-    """Reads a run's folder; ValueError names the file that is damaged."""
+    """Reads a run's folder; ValueError names the file that is damaged.
+
+    An export of what an earlier search had chosen says nothing of the last one.
+    """
+    search = read_object(run / "search.json")
+    card = read_object(run / "subnet" / "card.json")
+    earlier = card if is_outdated(card, search) else {}
     return RunFiles(
         folder=run,
         config=read_config(run / "config.yaml"),
         metrics=read_records(run / "metrics.jsonl"),
         latency=read_records(run / "latency.jsonl"),
         candidates=read_records(run / "candidates.jsonl"),
-        search=read_object(run / "search.json"),
-        card=read_object(run / "subnet" / "card.json"),
+        search=search,
+        card={} if earlier else card,
+        earlier_card=earlier,
         paths=read_object(run / "paths.json"),
         rank=read_object(run / "rank.json"),
     )
+
+
+def is_outdated(card: Record, search: Record) -> bool:
+    """Whether an export is of an earlier search, or of what this one has since bettered."""
+    study = card.get("study")
+    if study is None:  # exported from a file
+        return False
+    best = str(card.get("command", "")).endswith("pick=best")
+    bettered = best and card.get("arch") != part(search, "chosen").get("arch")
+    return bool(search) and (study != search.get("study") or bettered)
 
 
 def read_object(path: Path) -> dict[str, Any]:
