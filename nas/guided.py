@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {  # costs to be low, besides a high ac
     "pareto": ("latency_of_largest", "params"),
 }
 ENUMERABLE = 20_000  # assignments; larger spaces are searched
-TRIALS, BATCH = 500, 50  # of a search on the predictors
+TRIALS, BATCH = 300, 50  # of a search on the predictors
 NUM_PARENTS, NUM_MUTANTS = 10, 200
 MAX_FITTED = 300  # counts, the latest, that a predictor of them is fitted to
 MAX_COUNTED = 40  # exact counts that one proposal may take, tens of milliseconds each
@@ -329,14 +329,20 @@ class Guide(Generic[ArchT]):
             near[key] |= np.abs(costs / bound - 1) <= BAND
         accuracies = [judged.accuracy for judged in known]
         band = np.any(list(near.values()), axis=0) if near else None
-        kind, countable = self.kind, self.count_exactly(known[0].arch)
+        countable = self.count_exactly(known[0].arch)
+        # Of the kinds that proposed; what only the report asks for has none yet.
+        kinds = {name: self.kinds.get(name, (0, self.kind))[1] for name in ("accuracy", *near)}
         found = {
-            "accuracy": cross_validate(features, accuracies, kind=kind, scale="rank", band=band)
+            "accuracy": cross_validate(
+                features, accuracies, kind=kinds["accuracy"], scale="rank", band=band
+            )
         }
         for key in near:
             costs = np.array([judged.costs[key] for judged in known])
             scale = "plain" if key in countable else "log"
-            found[key] = cross_validate(features, costs, kind=kind, scale=scale, band=near[key])
+            found[key] = cross_validate(
+                features, costs, kind=kinds[key], scale=scale, band=near[key]
+            )
         return found
 
 

@@ -231,10 +231,19 @@ def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
     Counted on the meta device: on the CPU some builds count no FLOPs for attention.
     """
-    skeleton = copy.deepcopy(model).eval().to("meta", torch.float32)
+    tensors = (*model.parameters(), *model.buffers())
+    # What deepcopy finds here it takes for copied: no weight is.
+    empty = {id(tensor): on_meta(tensor) for tensor in tensors}
+    skeleton = copy.deepcopy(model, empty).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         skeleton(torch.empty(1, *input_shape, device="meta"))
     return counter.get_total_flops()
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    shell = torch.empty_like(tensor, device="meta", dtype=dtype, requires_grad=False)
+    return nn.Parameter(shell) if isinstance(tensor, nn.Parameter) else shell
 
 
 def ready(model: nn.Module, card: DeviceCard) -> nn.Module:
