@@ -73,6 +73,9 @@ def time_until_precise(
 ) -> Rounds:
     """Rounds of all calls until each one's ratio to the last is known to `effort.precision`.
 
+    Each timed call follows an untimed one of its own: caches are then as they are where a model
+    runs alone, whatever took its turn before, so that sessions with other neighbours compare.
+
     Rounds in which `throttled` was true afterwards are left out, and so are those in which a call
     took longer than its far fence, the third quartile and three interquartile ranges (Tukey, 1977,
     Exploratory Data Analysis): an interruption can only lengthen a pass.
@@ -94,7 +97,8 @@ def time_until_precise(
                         "target.device must be left alone while it is timed, got passes that were "
                         f"interrupted in all but a few of {len(times_ms)} rounds"
                     )
-                times = time_round(calls, device, backwards=len(times_ms) % 2 == 1)
+                backwards = len(times_ms) % 2 == 1
+                times = time_round(calls, device, backwards=backwards, settle=True)
                 if not throttled():
                     times_ms.append(times)
                     continue
@@ -147,11 +151,18 @@ def time_alternating(
 
 
 def time_round(
-    calls: Sequence[Call], device: torch.device, *, backwards: bool = False
+    calls: Sequence[Call], device: torch.device, *, backwards: bool = False, settle: bool = False
 ) -> tuple[float, ...]:
-    """Milliseconds of each call, made once in turn; the device is awaited round each clock read."""
+    """Milliseconds of each call, in turn; the device is awaited round each clock read.
+
+    To `settle`, each is called once untimed right before.
+    """
     time_ms = cuda_time_ms if device.type == "cuda" else cpu_time_ms
-    times_ms = [time_ms(call, device) for call in (reversed(calls) if backwards else calls)]
+    times_ms = []
+    for call in reversed(calls) if backwards else calls:
+        if settle:
+            call()
+        times_ms.append(time_ms(call, device))
     return tuple(reversed(times_ms) if backwards else times_ms)
 
 
