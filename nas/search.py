@@ -73,11 +73,7 @@ def search(config: Config, run: Path, console: Console) -> None:
         write_atomic(run / "search.json", json.dumps(record, indent=2))
         if chosen is None:
             raise Infeasible(nearest_miss(record["candidates"], bounds))
-        front_of = front(within(record["candidates"], bounds))
-        console.print(candidate_table("Pareto front on val, within the budgets", front_of))
-        pair = [record["chosen"], record["largest"]]
-        console.print(candidate_table("chosen, and the largest", pair))
-        say(describe_choice(record, judge.meter.card, data.num_examples("val")))
+        show_answer(record, judge, console)
         if config.search.verify:
             record["verified"] = verify(config, judge, chosen, stop, say)
             write_atomic(run / "search.json", json.dumps(record, indent=2))
@@ -116,6 +112,16 @@ def conclude(
         "candidates": candidates,
         **judge.conditions,
     }
+
+
+def show_answer(record: dict[str, Any], judge: Judge, console: Console) -> None:
+    """Prints the front, the chosen subnet beside the largest, and how it was judged."""
+    front_of = front(within(record["candidates"], record["budget"]))
+    console.print(candidate_table("Pareto front on val, within the budgets", front_of))
+    pair = [record["chosen"], record["largest"]]
+    console.print(candidate_table("chosen, and the largest", pair))
+    words = describe_choice(record, judge.meter.card, judge.data.num_examples("val"))
+    console.print(words, markup=False, soft_wrap=True)
 
 
 def show_feasibility(config: Config, judge: Judge, console: Console) -> dict[str, Candidate]:

@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -14,14 +13,6 @@ from tests.clocks import Clock, Sleeper
 from tests.devices import CARD
 
 EFFORT = Effort(warmup=1, passes=6, precision=0.02, time_limit_s=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -14,14 +14,6 @@ from nas.runtimes import running
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def peak_mib(model: nn.Module, images: Tensor = IMAGES) -> float:
