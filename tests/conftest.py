@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas import timing
 from nas.__main__ import main
+from tests.clocks import Clock
 from tests.runs import TINY
 
 torch.set_num_threads(1)
@@ -32,3 +34,11 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What timed passes take for the time: only what is slept on it goes by."""
+    clock = Clock()
+    monkeypatch.setattr(timing, "perf_counter_ns", clock)
+    return clock

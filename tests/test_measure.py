@@ -6,20 +6,12 @@ import timm
 import torch
 from torch import nn
 
-from nas import timing
 from nas.measure import Bench, count_flops
 from nas.timing import Effort
 from tests.clocks import Clock, Sleeper
 from tests.devices import CARD
 
 EFFORT = Effort(warmup=1, passes=6, precision=0.02, time_limit_s=1)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(timing, "perf_counter_ns", clock)
-    return clock
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -25,13 +25,6 @@ CPU = torch.device("cpu")
 EFFORT = Effort(warmup=2, passes=6, precision=0.02, time_limit_s=10)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(timing, "perf_counter_ns", clock)
-    return clock
-
-
 def sleeping(clock: Clock, times_ms: Iterator[float]) -> Callable[[], None]:
     """A call that takes one of these times after another."""
     return lambda: clock.sleep(next(times_ms))
