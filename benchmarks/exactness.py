@@ -19,11 +19,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nas.config import parse
-from nas.run import compose_config
-from nas.weights import make_supernet
+from nas.config.config import parse
+from nas.config.run_folder import compose_config
+from nas.train.weights import make_supernet
 from supernet.batch_norm import batch_statistics
-from supernet.ledger import count
+from supernet.parameter_counts import count
 
 # The other presets see 32x32 images, in patches of 4.
 OPTIONS = {"digits": ["data=digits"], "nasbench201": ["data=cifar10", "source=none"]}

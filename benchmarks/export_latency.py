@@ -16,11 +16,11 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from nas.config import parse
-from nas.device import device_card
-from nas.measure import Bench
-from nas.run import compose_config
-from nas.weights import make_supernet
+from nas.config.config import parse
+from nas.config.run_folder import compose_config
+from nas.hardware.device import device_card
+from nas.measure.bench import Bench
+from nas.train.weights import make_supernet
 from search_spaces.vit import ViTArch
 
 NUM_SUBNETS = 5

@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cifar10 import PACKED, unpack
-from nas.config import Config, parse
-from nas.data import Batch, ImageData, load
-from nas.gradient_variance import Draws, gradient_variances
-from nas.run import compose_config
-from nas.training import Training
-from supernet.data_importance import draw_systematic
-from supernet.sampling import PathSampler, UniformData, UniformPaths
+from nas.config.config import Config, parse
+from nas.config.run_folder import compose_config
+from nas.data.batches import Batch, ImageData, load
+from nas.train.gradient_variance import Draws, gradient_variances
+from nas.train.training import Training
+from supernet.sampling.example_importance import draw_systematic
+from supernet.sampling.examples import UniformData
+from supernet.sampling.paths import PathSampler, UniformPaths
 
 IMAGES_PER_CLASS = 500  # of CIFAR-10, so that true norms can be had of every example
 COMMON = ("distillation=none", "train.device=cpu", "train.precision=fp32", "seed=0")

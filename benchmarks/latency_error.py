@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.config import Config, parse
-from nas.costs import CostMeter
-from nas.predictors import fit
-from nas.run import compose_config
-from nas.weights import make_supernet
+from nas.config.config import Config, parse
+from nas.config.run_folder import compose_config
+from nas.measure.meter import CostMeter
+from nas.search.predictors import fit
+from nas.train.weights import make_supernet
 
 SETTINGS = (
     "space=autoformer_tiny",

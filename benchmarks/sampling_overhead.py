@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from nas.config import parse
-from nas.data import load
-from nas.run import compose_config
-from nas.timing import time_alternating
-from nas.training import Training
-from supernet.sampling import Path, PathGradient, PathSampler
+from nas.config.config import parse
+from nas.config.run_folder import compose_config
+from nas.data.batches import load
+from nas.hardware.timing import time_alternating
+from nas.train.training import Training
+from supernet.sampling.paths import Path, PathGradient, PathSampler
 
 COMMON = ("distillation=none", "train.precision=fp32")
 IMPORTANCE = ("paths=importance", "examples=importance")

@@ -23,12 +23,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nas.costs import CostMeter
-from nas.device import training_device
+from nas.config.run_folder import open_run
+from nas.config.sections import MIN, BudgetConfig
 from nas.files import read_records
-from nas.run import open_run
-from nas.settings import MIN, BudgetConfig
-from nas.weights import load_supernet
+from nas.hardware.device import training_device
+from nas.measure.meter import CostMeter
+from nas.train.weights import load_supernet
 
 KEYS = ("latency_of_largest", "params_of_largest", "memory_of_largest")
 WINDOWS = 0.5  # of the feasible questions have a lower bound too: small subnets may win otherwise

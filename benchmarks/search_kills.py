@@ -25,11 +25,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.search_budgets import copy_trained
-from nas.config import Config
+from nas.config.config import Config
+from nas.config.run_folder import open_run
 from nas.files import RecordReader, read_records
-from nas.judge import arch_key
-from nas.run import open_run
-from nas.storage import open_storage
+from nas.search.evaluator import arch_key
+from nas.search.storage import open_storage
 
 KEPT = ("study.journal", "candidates.jsonl", "latency.jsonl")  # files that may only grow
 CONCLUDING = 0.2  # of the kills come when all trials are done

@@ -34,11 +34,11 @@ import torch
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from torch import Generator
 
-from nas.guided import Candidates, Guide, Known, enumerated
-from nas.starting import violation
+from nas.search.acquisition import Candidates, Guide, Known, enumerated
+from nas.search.initial_design import violation
 from search_spaces.cell import CellArch, CellSpace
-from supernet.cell import CellSizes, CellSupernet
-from supernet.ledger import count
+from supernet.families.cell import CellSizes, CellSupernet
+from supernet.parameter_counts import count
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "nasbench201" / "accuracy_200_epochs.csv"
 SPACE = CellSpace()

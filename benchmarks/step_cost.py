@@ -18,12 +18,12 @@ from random import Random
 import torch
 from torch import Tensor
 
-from nas.config import parse
-from nas.optimization import autocast, make_optimizer
-from nas.run import compose_config
-from nas.timing import time_alternating
-from nas.weights import make_supernet
-from supernet.distillation import cross_entropy
+from nas.config.config import parse
+from nas.config.run_folder import compose_config
+from nas.hardware.timing import time_alternating
+from nas.train.optimization import autocast, make_optimizer
+from nas.train.weights import make_supernet
+from supernet.losses import cross_entropy
 
 NUM_SUBNETS = 10
 SETTINGS = ["space=autoformer_tiny", "data=cifar10", "seed=0"]

@@ -8,40 +8,40 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nas.config import Config
-from nas.options import describe_options
-from nas.outcomes import Outcome
-from nas.run import open_run
+from nas.config.config import Config
+from nas.config.help import describe_options
+from nas.config.run_folder import open_run
+from nas.exits import Outcome
 
 TRAINING_GROUPS = ("experiment", "space", "source", "data", "paths", "examples", "distillation")
 
 
 def run_train(config: Config, run: Path, console: Console) -> None:
-    from nas.train import train
+    from nas.train.stage import train
 
     train(config, run, console)
 
 
 def run_measure(config: Config, run: Path, console: Console) -> None:
-    from nas.plan import measure_space
+    from nas.measure.stage import measure_space
 
     measure_space(config, run, console)
 
 
 def run_search(config: Config, run: Path, console: Console) -> None:
-    from nas.search import search
+    from nas.search.stage import search
 
     search(config, run, console)
 
 
 def run_export(config: Config, run: Path, console: Console) -> None:
-    from nas.export import export
+    from nas.export.stage import export
 
     export(config, run, console)
 
 
 def run_rank(config: Config, run: Path, console: Console) -> None:
-    from nas.rank import rank
+    from nas.rank.stage import rank
 
     rank(config, run, console)
 

@@ -6,9 +6,9 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from nas.data import ImageData, Split
+from nas.data.batches import ImageData, Split
 from supernet.batch_norm import batch_norms, calibrate
-from supernet.distillation import cross_entropy
+from supernet.losses import cross_entropy
 
 # Images that estimate the statistics of batch norms, the same few everywhere, and their seed. The
 # mean of a channel is then known to about 2 % of its standard deviation, or better.

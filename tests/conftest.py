@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas import timing
 from nas.__main__ import main
-from tests.clocks import Clock
-from tests.runs import TINY
+from nas.hardware import timing
+from tests.helpers.clocks import Clock
+from tests.helpers.runs import TINY
 
 torch.set_num_threads(1)
 

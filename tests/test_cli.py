@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from nas.__main__ import STAGES, main
-from nas.config import Config
-from nas.outcomes import Diverged, Infeasible, NotEqual, Stopped
-from nas.run import compose_config, conf_dir, flatten
+from nas.config.config import Config
+from nas.config.run_folder import compose_config, conf_dir, flatten
+from nas.exits import Diverged, Infeasible, NotEqual, Stopped
 
 KEY_VALUE = (
     "an option must be key=value, with quotes round a value of special characters (key='~/x')"

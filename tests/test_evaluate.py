@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nas.data import Batch, Split
+from nas.data.batches import Batch, Split
 from nas.evaluate import Accuracy, evaluate
 
 C = 3

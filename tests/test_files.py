@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from nas.files import append_record, atomic_path, locked, read_records, write_atomic
-from tests.disks import disk_of
+from tests.helpers.disks import disk_of
 
 PROCESSES = multiprocessing.get_context("forkserver")
 LONG = "x" * 1_000_000  # a kill can only tear a write of many pages

@@ -7,17 +7,7 @@ import plotly.graph_objects as go
 
 from nas.report.budgets import Bound, Cost, bounds_on
 from nas.report.figures import BLUE, GREY, VERMILION, layout, plot, thinned
-from nas.report.formatting import (
-    DASH,
-    Record,
-    finite,
-    number,
-    panel,
-    percent,
-    section,
-    table,
-    text,
-)
+from nas.report.formatting import DASH, Record, finite, number, panel, percent, section, table, text
 from nas.report.reading import RunFiles, part
 
 UNITS = {  # of what is predicted: words, unit

@@ -9,16 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from nas.report.figures import BLUE, GREEN, GREY, INK, VERMILION, curve, layout, plot, thinned
-from nas.report.formatting import (
-    Record,
-    definitions,
-    finite,
-    number,
-    panel,
-    percent,
-    section,
-    text,
-)
+from nas.report.formatting import Record, definitions, finite, number, panel, percent, section, text
 from nas.report.reading import RunFiles, part
 
 MOST_CHOICES, MOST_OPTIONS = 256, 32  # of the picture; a stranger's file may have any number

@@ -1,0 +1,202 @@
+"""Where images come from, and which split each belongs to.
+
+An image's *number* counts through all images of the data set. `test` is the data set's own test
+split, or is cut from all images; `val` is cut from what is left for training.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Generator, Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.functional import to_pil_image
+
+from nas.checks import check
+from nas.config.sections import DataConfig
+
+Split = Literal["train", "val", "test"]
+
+MODES = {1: "L", 3: "RGB"}  # Pillow's mode for each number of channels
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """All images of a data set, and the numbers of those of each split."""
+
+    read: Callable[[int], Image.Image]  # raises UnreadableImage
+    targets: Tensor  # (n,) int64
+    splits: dict[Split, Tensor]  # int64, ascending
+    pixels: Tensor | None = None  # (n, C, H, W) uint8, where all images are in memory anyway
+
+
+def open_source(config: DataConfig, generator: Generator) -> Source:
+    """Opens the data set; `generator` draws the splits.
+
+    Raises ValueError for data that do not fit the configuration.
+    """
+    channels = tuple(MODES)
+    check("data.in_chans", config.in_chans in channels, f"one of {channels}", config.in_chans)
+    openers = {"digits": open_digits, "image_folder": open_folder}
+    return openers.get(config.name, open_cifar)(config, generator)
+
+
+def open_digits(config: DataConfig, generator: Generator) -> Source:
+    """Scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels with values 0..16."""
+    check("data.img_size", config.img_size == 8, "8 for digits", config.img_size)
+    check("data.in_chans", config.in_chans == 1, "1 for digits", config.in_chans)
+    check("data.num_classes", config.num_classes == 10, "10 for digits", config.num_classes)
+    digits = load_digits()
+    pixels = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    targets = torch.from_numpy(digits.target).long()
+    splits = make_splits(config, targets, [str(digit) for digit in range(10)], generator)
+    return Source(partial(read_pixels, pixels, "L"), targets, splits, pixels)
+
+
+def open_cifar(config: DataConfig, generator: Generator) -> Source:
+    """Torchvision's CIFAR-10 or CIFAR-100, downloaded into `data.root` where absent."""
+    dataset, num_classes = {"cifar10": (CIFAR10, 10), "cifar100": (CIFAR100, 100)}[config.name]
+    rule = f"{num_classes} for {config.name}"
+    check("data.num_classes", config.num_classes == num_classes, rule, config.num_classes)
+    try:
+        train, test = (dataset(config.root, train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"data.root must be a folder with {config.name}, or one that it can be downloaded "
+            f"into, got {config.root!r}: {error}"
+        ) from error
+    pixels = torch.from_numpy(np.concatenate([train.data, test.data])).permute(0, 3, 1, 2)
+    targets = torch.tensor(train.targets + test.targets)
+    splits = make_splits(config, targets, train.classes, generator, num_test=len(test))
+    return Source(partial(read_pixels, pixels, MODES[config.in_chans]), targets, splits, pixels)
+
+
+def open_folder(config: DataConfig, generator: Generator) -> Source:
+    """A folder of images: root/train/<class>, with or without root/test, or root/<class>.
+
+    ImageNet's layout has `val` in the place of `test`: its validation images are our test split,
+    and our val split is cut from train, as always.
+    """
+    train, test = list_folder(Path(config.root))
+    rule = f"{len(train)}, the number of class folders in data.root"
+    check("data.num_classes", config.num_classes == len(train), rule, config.num_classes)
+    paths, labels = [], []
+    for classes in (train, test):
+        for label, files in enumerate(classes.values()):
+            paths += files
+            labels += [label] * len(files)
+    targets = torch.tensor(labels)
+    num_test = sum(len(files) for files in test.values())
+    splits = make_splits(config, targets, list(train), generator, num_test=num_test)
+    return Source(partial(read_file, paths, MODES[config.in_chans]), targets, splits)
+
+
+Classes = dict[str, list[str]]  # the image files of each class
+
+
+def list_folder(root: Path) -> tuple[Classes, Classes]:
+    """The classes of train and of test, the latter empty where root has no test split."""
+    train_root = root / "train" if (root / "train").is_dir() else root
+    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    if len(tests) > 1 or (tests and train_root == root):
+        found = [path.name for path in tests]
+        raise ValueError(
+            f"data.root must have a train folder beside test or val and not both of these, "
+            f"since val is cut from train; {str(root)!r} has {found}"
+        )
+    train = list_classes(train_root)
+    test = list_classes(tests[0]) if tests else {}
+    if test and test.keys() != train.keys():
+        odd = sorted(test.keys() ^ train.keys())
+        raise ValueError(f"data.root must have the same classes in train and test, not so: {odd}")
+    return train, test
+
+
+def list_classes(root: Path) -> Classes:
+    """The image files of each class folder, both sorted by name; hidden names are left out."""
+    check("data.root", root.is_dir(), "a folder with one folder a class", str(root))
+    names = (path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    classes = {name: list_images(root / name) for name in sorted(names)}
+    check("data.root", len(classes) > 0, "a folder with one folder a class", str(root))
+    return classes
+
+
+def list_images(folder: Path) -> list[str]:
+    files = sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and path.name[0] != "."
+    )
+    if not files:
+        raise ValueError(f"data.root must have images in every class folder, none in {folder}")
+    return files
+
+
+def read_pixels(pixels: Tensor, mode: str, number: int) -> Image.Image:
+    return to_pil_image(pixels[number]).convert(mode)
+
+
+def read_file(paths: list[str], mode: str, number: int) -> Image.Image:
+    try:
+        with Image.open(paths[number]) as image:
+            # Pillow clips these to 255 instead of scaling them.
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"more than 8 bits a channel (mode {image.mode})")
+            return image.convert(mode)
+    except Exception as error:  # decoders raise many kinds, most of them without the path
+        raise UnreadableImage(f"data.root: cannot read image {paths[number]}: {error}") from error
+
+
+def make_splits(
+    config: DataConfig,
+    targets: Tensor,
+    names: list[str],
+    generator: Generator,
+    *,
+    num_test: int = 0,
+) -> dict[Split, Tensor]:
+    """The numbers of each split's images, cut in proportion from every class.
+
+    The last `num_test` images are the data set's own test split; for 0, one is cut.
+    """
+    num_own = len(targets) - num_test
+    own = targets[:num_own]
+    classes = {name: (own == label).nonzero()[:, 0] for label, name in enumerate(names)}
+    if num_test:
+        test = torch.arange(num_own, len(targets))
+    else:
+        classes, test = cut(classes, config.test_fraction, generator, keep=2)
+    classes, val = cut(classes, config.val_fraction, generator, keep=1)
+    return {"train": torch.cat(list(classes.values())).sort().values, "val": val, "test": test}
+
+
+def cut(
+    classes: dict[str, Tensor], fraction: float, generator: Generator, *, keep: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws a fraction of each class: what is left of each, and all that was drawn, ascending.
+
+    At least one image of a class is drawn, and at least `keep` are left for later splits.
+    """
+    rest, drawn = {}, []
+    for name, numbers in classes.items():
+        if len(numbers) <= keep:
+            raise ValueError(
+                f"data.root must have at least {keep + 1} images of class {name!r} to cut a split "
+                f"from, got {len(numbers)}"
+            )
+        count = min(max(1, round(fraction * len(numbers))), len(numbers) - keep)
+        shuffled = numbers[torch.randperm(len(numbers), generator=generator)]
+        drawn.append(shuffled[:count])
+        rest[name] = shuffled[count:]
+    return rest, torch.cat(drawn).sort().values

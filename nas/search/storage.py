@@ -1,0 +1,139 @@
+"""Where an Optuna study is kept: a journal file, a database, or a server in front of one."""
+
+import re
+import warnings
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    get_storage,
+)
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from nas.config.config import Config
+from nas.files import append_records, locked
+
+EXTRAS = ("postgresql", "grpc")  # of the package, named for the URLs whose drivers they bring
+GRPC_TIMEOUT_S = 10
+SQLITE_TIMEOUT_S = 60  # that a process waits for the others' transactions
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal, written so that a killed process leaves neither a lock nor half a line.
+
+    Optuna's own lock is a file, which the others wait on for 30 s after its owner was killed, and
+    for ever where the path is relative; half a line would make the journal unreadable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Adds the lines, and waits for the disk only where a trial ends.
+
+        A killed process loses nothing that was written. A power cut may take the trials that were
+        running, but no finished one, since the disk then gets everything before it too.
+        """
+        append_records(self.path, logs, durable=any(ends_trial(log) for log in logs))
+
+
+def ends_trial(log: Mapping[str, Any]) -> bool:
+    return "state" in log and TrialState(log["state"]).is_finished()
+
+
+def open_storage(config: Config, run: Path) -> BaseStorage:
+    """The storage at `search.storage`, or a journal file in the run folder."""
+    return connect(config.search.storage, run)
+
+
+def connect(url: str, run: Path) -> BaseStorage:
+    """The storage at a URL: grpc://host:port, or any database that Optuna knows; "" for a journal.
+
+    Raises ValueError if there is none, or no driver for it.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not url:
+        return JournalStorage(Journal(run / "study.journal"))
+    try:
+        if url.startswith("grpc://"):
+            return connect_grpc(url)
+        # Two processes that make the tables of a new database at once get in each other's way.
+        with locked(workers_folder(run) / "storage.lock", blocking=True):
+            return connect_database(url)
+    except Exception as error:  # whatever the database's driver raises
+        kind = re.split(r"\W", url)[0]
+        missing = isinstance(error, ImportError) and kind in EXTRAS
+        reason = f"its driver comes with pip install 'atomweave[{kind}]'" if missing else error
+        raise ValueError(
+            "search.storage must be the URL of an Optuna storage, got "
+            f"{without_password(url)!r}: {reason}"
+        ) from error
+
+
+def connect_grpc(url: str) -> BaseStorage:
+    """Optuna's proxy, for hosts that reach one server but not the database behind it."""
+    address = urlsplit(url)
+    if not address.hostname or not address.port:
+        raise ValueError("the form is grpc://host:port")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=address.hostname, port=address.port)
+    proxy.wait_server_ready(timeout=GRPC_TIMEOUT_S)
+    return proxy
+
+
+def connect_database(url: str) -> BaseStorage:
+    sqlite = make_url(url).get_backend_name() == "sqlite"
+    arguments = {"isolation_level": None, "timeout": SQLITE_TIMEOUT_S} if sqlite else {}
+    # Pinged, since a server may have closed what stood idle during a long evaluation.
+    storage = RDBStorage(url, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+    weakref.finalize(storage, storage.engine.dispose)  # closes the connections
+    if sqlite:
+        storage.engine.dispose()  # those that were made without what follows
+        event.listen(storage.engine, "connect", write_ahead)
+        event.listen(storage.engine, "begin", begin_immediate)
+    return get_storage(storage)
+
+
+def write_ahead(connection: DBAPIConnection, _: object) -> None:
+    """Saves SQLite the waits for the disk, some 25 a trial; a power cut takes the last changes."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def begin_immediate(connection: Connection) -> None:
+    """Takes SQLite's lock before a transaction reads.
+
+    Optuna reads a trial's state, locking its row, before changing it. SQLite has no such locks, and
+    its driver begins a transaction only at the change: two processes could run one waiting trial.
+    """
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # not a database's URL
+        return url
+
+
+def workers_folder(run: Path) -> Path:
+    folder = run / "workers"
+    folder.mkdir(exist_ok=True)
+    return folder
