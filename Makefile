@@ -38,6 +38,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/sampling_overhead.py
 	$(BIN)/python benchmarks/gradient_variance.py --families vit
+	$(BIN)/python benchmarks/search_overhead.py
 	$(BIN)/python benchmarks/search_quality.py --jobs 2
 	$(BIN)/python benchmarks/latency_error.py --threads 1
 	$(BIN)/python benchmarks/search_budgets.py --run runs/demo

@@ -3,7 +3,7 @@
     python benchmarks/exactness.py
 
 For each preset, 100 random architectures with random weights, norms and biases: the largest
-difference of any logit (fp32, CPU), and whether the ledger equals a count of the elements of both
+difference of any output (fp32, CPU), and whether the ledger equals a count of the elements of both
 saved files. Batch norms use the batch's statistics, and their own do not count. The last line of
 output is JSON.
 """
@@ -13,7 +13,6 @@ import json
 import tempfile
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,11 +20,11 @@ from safetensors.torch import save_file
 
 from nas.config.config import parse
 from nas.config.run_folder import compose_config
-from nas.train.weights import make_supernet
+from nas.train.weights import new_supernet
 from supernet.batch_norm import batch_statistics
 from supernet.parameter_counts import count
 
-# The other presets see 32x32 images, in patches of 4.
+# The other presets see 32x32 images, in patches of 4 pixels a side.
 OPTIONS = {"digits": ["data=digits"], "nasbench201": ["data=cifar10", "source=none"]}
 PRESETS = ("digits", "autoformer_tiny", "autoformer_small", "autoformer_base", "nasbench201")
 
@@ -42,11 +41,11 @@ def main() -> None:
 
 
 @torch.no_grad()
-def check(preset: str, num_archs: int) -> dict[str, Any]:
-    """Largest difference of a logit and number of wrong counts over random architectures."""
-    options = OPTIONS.get(preset, ["data=cifar10"])
+def check(preset: str, num_archs: int) -> dict[str, float]:
+    """Largest difference of an output and number of wrong counts over random architectures."""
+    options = OPTIONS.get(preset, ["data=cifar10", "space.patch_size=4"])
     config = parse(compose_config([f"space={preset}", *options]))
-    supernet = make_supernet(config).eval()
+    supernet = new_supernet(config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in supernet.named_parameters():
         if parameter.ndim <= 2 or name.endswith(".b"):
@@ -59,7 +58,7 @@ def check(preset: str, num_archs: int) -> dict[str, Any]:
             arch = config.space.sample(paths)
             plain = supernet.extract(arch)
             with batch_statistics(plain):
-                worst = max(worst, float((plain(images) - supernet(images, arch)).abs().max()))
+                worst = max(worst, float((plain(images) - supernet(images, arch=arch)).abs().max()))
             counts = count(supernet, arch)
             save_file(supernet.factorise(arch), Path(folder, "factorised"))
             save_file(plain.state_dict(), Path(folder, "merged"))

@@ -9,6 +9,7 @@ process. The last line of output is JSON: the median over five subnets of the me
 import argparse
 import json
 import statistics
+from contextlib import closing
 from random import Random
 
 import torch
@@ -19,11 +20,12 @@ from torch import nn
 from nas.config.config import parse
 from nas.config.run_folder import compose_config
 from nas.hardware.device import device_card
-from nas.measure.bench import Bench
-from nas.train.weights import make_supernet
+from nas.measure.bench import Bench, effort_of
+from nas.train.weights import new_supernet
 from search_spaces.vit import ViTArch
 
 NUM_SUBNETS = 5
+PRESET = ("space=autoformer_tiny", "space.patch_size=4", "data=cifar10")
 
 
 def main() -> None:
@@ -31,14 +33,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--passes", type=int, default=30, help="timed pairs a subnet")
     options = parser.parse_args()
-    settings = ["space=autoformer_tiny", "data=cifar10", f"target.device={options.device}"]
+    settings = [*PRESET, f"target.device={options.device}"]
     config = parse(compose_config([*settings, f"target.passes={options.passes}"]))
-    card, effort = device_card(config.target, in_chans=3), config.target.effort()
-    supernet = make_supernet(config)
+    inputs = config.task.example_inputs(config.target.batch_size)
+    card, effort = device_card(config.target, inputs), effort_of(config.target)
+    supernet = new_supernet(config)
     ratios, generator = [], Random(0)
     for number in range(NUM_SUBNETS):
         arch = config.space.sample(generator)
-        with Bench(by_hand(arch), card, effort) as bench:
+        assert isinstance(arch, ViTArch)
+        with closing(Bench(by_hand(arch), inputs, card, effort)) as bench:
             latency = bench.sessions([supernet.extract(arch)])[0].latency()
         ratios.append(latency.ratio)
         print(

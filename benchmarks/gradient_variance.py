@@ -19,7 +19,6 @@ import tempfile
 from copy import deepcopy
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +27,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cifar10 import PACKED, unpack
 from nas.config.config import Config, parse
 from nas.config.run_folder import compose_config
-from nas.data.batches import Batch, ImageData, load
+from nas.data.batches import load
 from nas.train.gradient_variance import Draws, gradient_variances
 from nas.train.training import Training
+from nas.train.weights import new_supernet
+from search_spaces.space import Arch
 from supernet.sampling.example_importance import draw_systematic
 from supernet.sampling.examples import UniformData
 from supernet.sampling.paths import PathSampler, UniformPaths
+from supernet.supernet import Supernet
+from supernet.task import Batch
 
 IMAGES_PER_CLASS = 500  # of CIFAR-10, so that true norms can be had of every example
 COMMON = ("distillation=none", "train.device=cpu", "train.precision=fp32", "seed=0")
 FAMILIES = {
-    "vit": ("train.label_smoothing=0",),
+    "vit": ("task.label_smoothing=0",),
     "nasbench201": (
         "experiment=nasbench201",
         "data=image_folder",
@@ -57,7 +60,7 @@ FAMILIES = {
 }
 OURS = {
     "vit": ("paths=importance", "examples=importance"),
-    "nasbench201": ("paths=candidates", "paths.interactions=true", "examples=importance"),
+    "nasbench201": ("paths=candidates", "examples=importance"),
 }
 PUBLISHED = ("paths=published", "examples=published")
 STAGES = {"one_third": 1 / 3, "two_thirds": 2 / 3, "end": 1.0}
@@ -101,21 +104,22 @@ def measure_family(family: str, options: argparse.Namespace) -> dict[str, dict[s
         overrides.append(f"data.root={unpack(options.cifar10, folder, IMAGES_PER_CLASS)}")
     config = parse(compose_config([*overrides, *OURS[family]]))
     published = parse(compose_config([*overrides, *PUBLISHED]))
-    data = load(config.data, seed=config.seed, device=torch.device("cpu"))
-    training = Training(config, torch.device("cpu"), data.num_train)
+    device = torch.device("cpu")
+    data = load(config.data, config.task, seed=config.seed, device=device)
+    training = Training(config, new_supernet(config), data, device)
     stages = {round(share * training.config.train.epochs): name for name, share in STAGES.items()}
     found = {}
     for epoch in range(1, config.train.epochs + 1):
-        for batch in training.epoch_batches(data):
+        for batch in training.epoch_batches():
             loss = training.train_step(batch)["loss"]
         if epoch in stages:
             print(f"{family} {stages[epoch]}: epoch {epoch}, last loss {loss:.3f}", flush=True)
-            found[stages[epoch]] = measure_stage(training, published, data, epoch, options)
+            found[stages[epoch]] = measure_stage(training, published, epoch, options)
     return found
 
 
 def measure_stage(
-    training: Training, published: Config, data: ImageData, epoch: int, options: argparse.Namespace
+    training: Training, published: Config, epoch: int, options: argparse.Namespace
 ) -> dict[str, float]:
     """Ratios by way; the training goes on afterwards as if nothing had been."""
     epochs, space = training.config.train.epochs, training.config.space
@@ -123,9 +127,9 @@ def measure_stage(
     # What the next epoch would begin with.
     paths.begin_epoch(epoch, epochs)
     examples.draw_epoch(torch.Generator(), epoch, epochs)
-    uniform = UniformPaths(space=space), UniformData(num_examples=data.num_train)
-    theirs = observe_epochs(training, published, data, epoch)
-    norms = true_norms(training, data, options.norm_paths)
+    uniform = UniformPaths(space=space), UniformData(num_examples=training.data.num_train)
+    theirs = observe_epochs(training, published, epoch)
+    norms = true_norms(training, options.norm_paths)
     ways = {
         "uniform": uniform,
         "path": (paths, uniform[1]),
@@ -135,7 +139,7 @@ def measure_stage(
         "optimum": (uniform[0], Optimum(norms / norms.sum())),
     }
     draws = {name: Draws.seeded(*way, 1000 * epoch) for name, way in ways.items()}
-    moments = gradient_variances(training, data, draws, options.draws)
+    moments = gradient_variances(training, draws, options.draws)
     print("  ", {**paths.figures(), **examples.figures()}, flush=True)
     base, flops = moments["uniform"], flops_of(training, uniform[0])
     found = {}
@@ -153,29 +157,30 @@ def measure_stage(
     return found
 
 
-def observe_epochs(training: Training, published: Config, data: ImageData, epoch: int) -> Training:
+def observe_epochs(training: Training, published: Config, epoch: int) -> Training:
     """The published samplers after some epochs at these weights, from uniform probabilities on.
 
     What they know is of the last epoch alone, but which examples it had depends on those before.
     """
-    theirs = Training(deepcopy(published), training.device, data.num_train)
-    theirs.supernet.load_state_dict(training.supernet.state_dict())
+    weights = training.network.state_dict()
+    theirs = Training(published, new_supernet(published), training.data, training.device)
+    theirs.network.load_state_dict(weights)
     for earlier in range(epoch - SETTLING, epoch):
         theirs.step = earlier * theirs.steps_per_epoch
-        for batch in theirs.epoch_batches(data):
-            theirs.learn(batch, theirs.paths.draw(theirs.path_generator))
-            theirs.step += 1
+        for batch in theirs.epoch_batches():
+            theirs.train_step(batch)
+            theirs.network.load_state_dict(weights)
     theirs.paths.begin_epoch(epoch, theirs.config.train.epochs)
     theirs.data_sampler.draw_epoch(torch.Generator(), epoch, theirs.config.train.epochs)
     return theirs
 
 
-def true_norms(training: Training, data: ImageData, num_paths: int) -> Tensor:
+def true_norms(training: Training, num_paths: int) -> Tensor:
     """Root mean square (n,) over uniform paths of each example's gradient norm.
 
     The gradient is that of the example's own loss within a batch, whose statistics it shares.
     """
-    generator, space = Random(0), training.config.space
+    generator, space, data = Random(0), training.config.space, training.data
     squares, counts = torch.zeros(2, data.num_train, dtype=torch.float64)
     order = torch.randperm(data.num_train, generator=torch.Generator().manual_seed(0))
     size = training.config.data.batch_size
@@ -188,14 +193,9 @@ def true_norms(training: Training, data: ImageData, num_paths: int) -> Tensor:
     return (squares / counts).sqrt()
 
 
-def batch_squares(training: Training, batch: Batch, arch: Any) -> Tensor:
-    smoothing = training.config.train.label_smoothing
-    losses = torch.nn.functional.cross_entropy(
-        training.supernet(batch.images, arch),
-        batch.targets,
-        reduction="none",
-        label_smoothing=smoothing,
-    )
+def batch_squares(training: Training, batch: Batch, arch: Arch) -> Tensor:
+    outputs = training.network(*batch.inputs, arch=arch)
+    losses = training.data.task.training_loss(outputs, batch.targets)
     squares = []
     for loss in losses:
         gradients = torch.autograd.grad(
@@ -206,19 +206,17 @@ def batch_squares(training: Training, batch: Batch, arch: Any) -> Tensor:
     return torch.stack(squares)
 
 
-def flops_of(training: Training, paths: PathSampler, num_paths: int = 200) -> float:
+def flops_of(training: Training, paths: PathSampler[Arch], num_paths: int = 200) -> float:
     """Mean FLOPs of an image's forward pass over drawn paths."""
-    generator = Random(0)
-    data_config = training.config.data
-    image = torch.zeros(
-        1, data_config.in_chans, data_config.img_size, data_config.img_size, device="meta"
-    )
+    generator, network = Random(0), training.network
+    assert isinstance(network, Supernet)
+    inputs = [example.to("meta") for example in training.data.task.example_inputs(1)]
     total = 0
     for _ in range(num_paths):
         (path,) = paths.draw(generator)
-        model = training.supernet.build(path.arch, device="meta").eval()
+        model = network.build(path.arch, device="meta").eval()
         with FlopCounterMode(display=False) as counter:
-            model(image)
+            model(*inputs)
         total += counter.get_total_flops()
     return total / num_paths
 

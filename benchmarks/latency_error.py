@@ -9,7 +9,6 @@ The `--finalists` fastest-within-a-budget ones of these are then measured side b
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,15 +18,16 @@ import torch
 
 from nas.config.config import Config, parse
 from nas.config.run_folder import compose_config
-from nas.measure.meter import CostMeter
-from nas.search.predictors import fit
-from nas.train.weights import make_supernet
+from nas.measure.meter import Meter, open_meter
+from nas.search.predictors import fit, pick
+from nas.train.weights import new_supernet
+from search_spaces.space import Arch, to_record
 
 SETTINGS = (
     "space=autoformer_tiny",
     "data=cifar10",
     "data.img_size=224",
-    "data.patch_size=16",
+    "space.patch_size=16",
     "data.num_classes=1000",
     "target.batch_size=1",
 )
@@ -52,7 +52,7 @@ def main() -> None:
     ]
     config = parse(compose_config([*SETTINGS, *target]))
     options.run.mkdir(parents=True, exist_ok=True)
-    meter = CostMeter(config, options.run, make_supernet(config))
+    meter = open_meter(config, options.run, new_supernet(config))
     print(meter.card.describe())
     archs = sampled(config, options.known + options.held_out)
     ratios, begin = [], time.monotonic()
@@ -64,7 +64,7 @@ def main() -> None:
     held_out = archs[options.known :]
     finalists = sorted(held_out, key=lambda arch: distance(meter, arch))[: options.finalists]
     again = remeasured(meter, finalists, options.pause)
-    print(f"the reference's milliseconds ranged over {meter.table.drift():.1%}")
+    print(f"the reference's milliseconds ranged over {meter.drift():.1%}")
     figures = {
         "within_10_percent": round(float((errors <= 0.1).mean()), 4),
         "mape_percent": round(100 * float(errors.mean()), 2),
@@ -73,36 +73,38 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def sampled(config: Config, count: int) -> list[Any]:
-    generator, archs = Random(config.seed), dict[Any, None]()
+def sampled(config: Config, count: int) -> list[Arch]:
+    generator, archs = Random(config.seed), dict[Arch, None]()
     while len(archs) < count:
         archs[config.space.sample(generator)] = None
     return list(archs)
 
 
 def prediction_errors(
-    config: Config, archs: list[Any], ratios: list[float], known: int
+    config: Config, archs: list[Arch], ratios: list[float], known: int
 ) -> np.ndarray[Any, Any]:
     """Relative errors for the architectures after the first `known`."""
     features = np.array([config.space.features(arch) for arch in archs])
-    predictor = fit(features[:known], ratios[:known], kind="auto", scale="log")
-    predicted = predictor.predict(features[known:])
+    targets = np.array(ratios[:known])
+    kind = pick(features[:known], targets, "log")
+    predictor = fit(features[:known], targets, kind, "log")
+    predicted = predictor.scale.to_values(predictor.scores(features[known:]))
     measured = np.array(ratios[known:])
     errors: np.ndarray[Any, Any] = np.abs(predicted / measured - 1)
     print(
-        f"{predictor.kind}: worst error {errors.max():.1%}, median {np.median(errors):.1%}, of "
+        f"{kind}: worst error {errors.max():.1%}, median {np.median(errors):.1%}, of "
         f"ratios from {measured.min():.3f} to {measured.max():.3f}"
     )
     return errors
 
 
-def distance(meter: CostMeter, arch: Any) -> float:
+def distance(meter: Meter, arch: Arch) -> float:
     """From the budget, from below; whoever misses it comes last."""
     ratio = meter.measure(arch).ratio
     return BUDGET - ratio if ratio <= BUDGET else 1 + ratio
 
 
-def remeasured(meter: CostMeter, finalists: list[Any], pause_s: float) -> list[float]:
+def remeasured(meter: Meter, finalists: list[Arch], pause_s: float) -> list[float]:
     """How far a second session is from what was reported, as a fraction, for each finalist."""
     meter.side_by_side(finalists)
     reported = [meter.measure(arch) for arch in finalists]
@@ -110,7 +112,7 @@ def remeasured(meter: CostMeter, finalists: list[Any], pause_s: float) -> list[f
     second = meter.side_by_side(finalists)
     for arch, first, later in zip(finalists, reported, second, strict=True):
         print(
-            f"{json.dumps(asdict(arch))}: {first.ratio:.4f} [{first.ratio_low:.4f}, "
+            f"{json.dumps(to_record(arch))}: {first.ratio:.4f} [{first.ratio_low:.4f}, "
             f"{first.ratio_high:.4f}], {pause_s:.0f} s later {later.ratio:.4f} "
             f"[{later.ratio_low:.4f}, {later.ratio_high:.4f}]"
         )

@@ -14,15 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle
 from random import Random
-from typing import Any
 
 import torch
 
+from benchmarks.alternating import time_alternating
 from nas.config.config import parse
 from nas.config.run_folder import compose_config
 from nas.data.batches import load
-from nas.hardware.timing import time_alternating
 from nas.train.training import Training
+from nas.train.weights import new_supernet
+from search_spaces.space import Arch
 from supernet.sampling.paths import Path, PathGradient, PathSampler
 
 COMMON = ("distillation=none", "train.precision=fp32")
@@ -30,12 +31,10 @@ IMPORTANCE = ("paths=importance", "examples=importance")
 UNIFORM = ("paths=uniform", "examples=uniform")
 
 
-class GivenPaths:
+class GivenPaths(PathSampler[Arch]):
     """Trains given subnets whatever a sampler draws, which has the work of drawing and learning."""
 
-    begins_with_largest = False
-
-    def __init__(self, sampler: PathSampler, archs: Sequence[object]) -> None:
+    def __init__(self, sampler: PathSampler[Arch], archs: Sequence[Arch]) -> None:
         self.sampler = sampler
         self.norms = sampler.norms
         self.archs = cycle(archs)
@@ -43,23 +42,11 @@ class GivenPaths:
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.sampler.begin_epoch(epoch, epochs)
 
-    def draw(self, generator: Random) -> list[Path]:
+    def draw(self, generator: Random) -> list[Path[Arch]]:
         return [replace(path, arch=next(self.archs)) for path in self.sampler.draw(generator)]
 
-    def observe(self, path: Path, gradient: PathGradient) -> None:
+    def observe(self, path: Path[Arch], gradient: PathGradient) -> None:
         self.sampler.observe(path, gradient)
-
-    def figures(self) -> dict[str, float]:
-        return self.sampler.figures()
-
-    def option_probabilities(self) -> dict[str, dict[str, float]]:
-        return self.sampler.option_probabilities()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state)
 
 
 def main() -> None:
@@ -103,13 +90,13 @@ def make_epochs(options: argparse.Namespace, draws: Sequence[str]) -> Callable[[
     )
     config = parse(compose_config([*COMMON, *overrides, *draws]))
     device, generator = torch.device(options.device), Random(0)
-    data = load(config.data, seed=config.seed, device=device)
+    data = load(config.data, config.task, seed=config.seed, device=device)
     archs = [config.space.sample(generator) for _ in range(data.num_train // options.batch_size)]
-    config.paths = GivenPaths(config.paths, archs)
-    training = Training(config, device, data.num_train)
+    training = Training(config, new_supernet(config), data, device)
+    training.paths = GivenPaths(training.paths, archs)
 
     def run_epoch() -> None:
-        for batch in training.epoch_batches(data):
+        for batch in training.epoch_batches():
             training.train_step(batch)
 
     return run_epoch

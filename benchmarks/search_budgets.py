@@ -18,16 +18,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
+from nas.budgets import COSTS, LOWER, Bound
 from nas.config.run_folder import open_run
-from nas.config.sections import MIN, BudgetConfig
 from nas.files import read_records
 from nas.hardware.device import training_device
-from nas.measure.meter import CostMeter
+from nas.measure.meter import open_meter
+from nas.records import Costs
 from nas.train.weights import load_supernet
 
 KEYS = ("latency_of_largest", "params_of_largest", "memory_of_largest")
@@ -97,46 +97,46 @@ def copy_trained(source: Path, target: Path) -> Path:
 
 def measured_costs(
     settings: Sequence[str], generator: Random, count: int
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Costs]]:
     """Costs of `count` random subnets, the smallest and the largest, as the run measures them."""
     config, run = open_run(settings, create=False)
     training_device(config.train)
     supernet, _ = load_supernet(config, run, print)
-    meter, space = CostMeter(config, run, supernet), config.space
+    meter, space = open_meter(config, run, supernet), config.space
     archs = {
         "sampled": [space.sample(generator) for _ in range(count)],
         "smallest": [space.smallest()],
         "largest": [space.largest()],
     }
-    costs = {name: [meter.costs(arch).record() for arch in group] for name, group in archs.items()}
+    costs = {name: [meter.costs(arch) for arch in group] for name, group in archs.items()}
     meter.close()
     return costs
 
 
-def feasible_question(costs: Mapping[str, float], generator: Random) -> Question:
+def feasible_question(costs: Costs, generator: Random) -> Question:
     """Bounds that a subnet of these costs meets with a margin."""
     keys = generator.sample(KEYS, generator.randint(1, len(KEYS)))
-    bounds = {key: costs[key] * generator.uniform(*MARGIN) for key in keys}
+    bounds = {key: costs.figure(key) * generator.uniform(*MARGIN) for key in keys}
     if generator.random() < WINDOWS:
         key = generator.choice(keys)
-        bounds[MIN + key] = costs[key] / generator.uniform(*MARGIN)
+        bounds[LOWER + key] = costs.figure(key) / generator.uniform(*MARGIN)
     return Question(bounds)
 
 
 def infeasible_question(
-    number: int, smallest: Mapping[str, float], largest: Mapping[str, float], generator: Random
+    number: int, smallest: Costs, largest: Costs, generator: Random
 ) -> Question:
     """In turn: below the smallest, above the largest, and two bounds that exclude each other."""
     key, other = generator.sample(KEYS, 2)
     if number % 3 == 0:
-        bound = smallest[key] * generator.uniform(0.3, 0.7)
-        return Question({key: bound, other: largest[other]}, (key,))
+        bound = smallest.figure(key) * generator.uniform(0.3, 0.7)
+        return Question({key: bound, other: largest.figure(other)}, (key,))
     if number % 3 == 1:
-        bound = largest[key] * generator.uniform(1.1, 1.5)
-        return Question({MIN + key: bound, other: 2 * largest[other]}, (MIN + key,))
+        bound = largest.figure(key) * generator.uniform(1.1, 1.5)
+        return Question({LOWER + key: bound, other: 2 * largest.figure(other)}, (LOWER + key,))
     # Hardly more parameters than the smallest has: such subnets are not half as slow or as big.
     other = generator.choice([key for key in KEYS if key != "params_of_largest"])
-    bounds = {"params_of_largest": 1.02 * smallest["params_of_largest"], MIN + other: 0.8}
+    bounds = {"params_of_largest": 1.02 * smallest.params_of_largest, LOWER + other: 0.8}
     return Question(bounds, tuple(bounds))
 
 
@@ -169,7 +169,7 @@ def nas(stage: str, options: Sequence[str]) -> tuple[int, str]:
 
 def budget_options(bounds: Bounds) -> list[str]:
     """All of a budget: those that the run remembers must not stay."""
-    keys = [field.name for field in fields(BudgetConfig)]
+    keys = [prefix + cost for prefix in ("", LOWER) for cost in COSTS]
     return [f"budget.{key}={f'{bounds[key]:.5f}' if key in bounds else 'null'}" for key in keys]
 
 
@@ -178,12 +178,7 @@ def exported_overshoots(settings: Sequence[str], run: Path) -> list[float]:
     if code:
         raise SystemExit(f"nas export ended with {code}: {message}")
     card = json.loads((run / "subnet" / "card.json").read_text())
-    return [overshoot(**budget) for budget in card["budgets"]]
-
-
-def overshoot(name: str, limit: float, value: float, **_: Any) -> float:
-    """How far a bound was missed, as a fraction of it; kept when <= 0."""
-    return 1 - value / limit if name.startswith(MIN) else value / limit - 1
+    return [Bound(b["key"], b["limit"]).over(b["value"]) for b in card["budgets"]]
 
 
 def names_the_miss(message: str, question: Question) -> bool:
@@ -225,7 +220,7 @@ def figures(
 
 
 def overhead(seconds: Mapping[str, float]) -> float:
-    return 1 - (seconds["accuracy"] + seconds["costs"]) / seconds["total"]
+    return 1 - (seconds["scores"] + seconds["costs"]) / seconds["total"]
 
 
 if __name__ == "__main__":

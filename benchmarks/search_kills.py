@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +28,6 @@ from benchmarks.search_budgets import copy_trained
 from nas.config.config import Config
 from nas.config.run_folder import open_run
 from nas.files import RecordReader, read_records
-from nas.search.evaluator import arch_key
 from nas.search.storage import open_storage
 
 KEPT = ("study.journal", "candidates.jsonl", "latency.jsonl")  # files that may only grow
@@ -205,9 +204,9 @@ def moment(config: Config, run: Path, running: Sequence[FrozenTrial], search: Se
     params = {**running[0].system_attrs.get("fixed_params", {}), **running[0].params}
     if params.keys() != config.space.choices().keys():
         return "sampling"
-    key = arch_key(asdict(config.space.decode(params)))
-    for name, then in (("candidates.jsonl", "telling"), ("latency.jsonl", "accuracy")):
-        if key in {arch_key(record["arch"]) for record in read_records(run / name)}:
+    arch = config.space.decode(params)
+    for name, then in (("candidates.jsonl", "telling"), ("latency.jsonl", "scoring")):
+        if arch in {config.space.from_record(r["arch"]) for r in read_records(run / name)}:
             return then
     return "measuring"
 
@@ -229,7 +228,7 @@ def figures(config: Config, run: Path, kills: Sequence[Kill], asked: int) -> dic
     cut_short = in_state(trials, TrialState.FAIL)
     lost_for_good = [trial.number for trial in cut_short if not ran_again(trial, trials)]
     judged = Counter(
-        (arch_key(record["arch"]), record["complete"])
+        (config.space.from_record(record["arch"]), record["score"]["complete"])
         for record in read_records(run / "candidates.jsonl")
     )
     names = [study.study_name for study in open_storage(config, run).get_all_studies()]

@@ -34,8 +34,9 @@ import torch
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from torch import Generator
 
-from nas.search.acquisition import Candidates, Guide, Known, enumerated
-from nas.search.initial_design import violation
+from nas.budgets import Budgets
+from nas.search.acquisition import Acquisition, Known
+from nas.search.surrogate import Pool, enumerated
 from search_spaces.cell import CellArch, CellSpace
 from supernet.families.cell import CellSizes, CellSupernet
 from supernet.parameter_counts import count
@@ -48,12 +49,12 @@ START = 20  # random cells, before guidance
 ROUND = 5  # evaluations from one fit of the predictors to the next
 
 # Bounds on parameters, and on latency as a fraction of the largest cell's.
-BUDGETS: dict[str, dict[str, float]] = {
-    "params": {"params": 350_000},
-    "latency": {"latency_of_largest": 0.45},
-    "both": {"params": 500_000, "latency_of_largest": 0.6},
-    "tight": {"params": 200_000, "latency_of_largest": 0.35},
-    "window": {"min_params": 300_000, "params": 600_000, "latency_of_largest": 0.55},
+BUDGETS: dict[str, Budgets] = {
+    "params": Budgets.of({"params": 350_000}),
+    "latency": Budgets.of({"latency_of_largest": 0.45}),
+    "both": Budgets.of({"params": 500_000, "latency_of_largest": 0.6}),
+    "tight": Budgets.of({"params": 200_000, "latency_of_largest": 0.35}),
+    "window": Budgets.of({"min_params": 300_000, "params": 600_000, "latency_of_largest": 0.55}),
 }
 
 # The latency model, in units of a 3x3 convolution: an operation costs more on some edges; of what
@@ -89,8 +90,8 @@ class Oracle:
 class Search:
     """The evaluations of one search, in order, and the best feasible accuracy after each."""
 
-    def __init__(self, oracle: Oracle, bounds: Mapping[str, float], seed: int) -> None:
-        self.oracle, self.bounds, self.seed = oracle, bounds, seed
+    def __init__(self, oracle: Oracle, budgets: Budgets, seed: int) -> None:
+        self.oracle, self.budgets, self.seed = oracle, budgets, seed
         self.known: dict[CellArch, Known[CellArch]] = {}
         self.best: list[CellArch | None] = []
 
@@ -100,8 +101,8 @@ class Search:
             judged = Known(arch, self.oracle.accuracy[arch], costs)
             self.known[arch] = judged
             best = self.best[-1] if self.best else None
-            if violation(costs, self.bounds) == 0 and (
-                best is None or judged.accuracy > self.oracle.accuracy[best]
+            if self.budgets.total_excess(costs) == 0 and (
+                best is None or judged.worth > self.oracle.accuracy[best]
             ):
                 best = arch
             self.best.append(best)
@@ -155,21 +156,21 @@ class Result:
 
 def run_one(table: Path, job: tuple[str, str, int]) -> Result:
     method, budget, seed = job
-    oracle, bounds = load_oracle(table), BUDGETS[budget]
-    search = Search(oracle, bounds, seed)
+    oracle, budgets = load_oracle(table), BUDGETS[budget]
+    search = Search(oracle, budgets, seed)
     begin = time.perf_counter()
     METHODS[method](search)
     seconds = time.perf_counter() - begin
     feasible = [
         oracle.accuracy[arch]
         for arch in oracle.accuracy
-        if violation(oracle.true_costs(arch), bounds) == 0
+        if budgets.total_excess(oracle.true_costs(arch)) == 0
     ]
     percent = []
     for mark in MARKS:
         best = search.best[min(mark, search.num_judged) - 1]
         if best is not None:
-            assert violation(oracle.true_costs(best), bounds) == 0, f"{best} breaks a budget"
+            assert budgets.total_excess(oracle.true_costs(best)) == 0, f"{best} breaks a budget"
         found = -1.0 if best is None else oracle.accuracy[best]
         percent.append(100 * sum(other > found for other in feasible) / len(feasible))
     return Result(tuple(percent), seconds)
@@ -179,7 +180,7 @@ def run_one(table: Path, job: tuple[str, str, int]) -> Result:
 def load_oracle(table: Path) -> Oracle:
     with table.open(newline="") as file:
         accuracy = {
-            CellArch.from_string(row["arch"]): float(row["cifar10_valid"])
+            SPACE.from_text(row["arch"]): float(row["cifar10_valid"])
             for row in csv.DictReader(file)
         }
     costs = {arch: latency(arch) for arch in accuracy}
@@ -206,7 +207,7 @@ def count_all(archs: Mapping[CellArch, float]) -> dict[CellArch, int]:
     sizes = CellSizes(
         in_chans=3, num_classes=10, channels=SPACE.channels, num_cells=SPACE.num_cells
     )
-    supernet = CellSupernet(SPACE, sizes, generator=Generator())
+    supernet = CellSupernet(SPACE, sizes, {}, generator=Generator())
     counted: dict[tuple[int, ...], int] = {}
     params = {}
     for arch in archs:
@@ -221,22 +222,23 @@ def count_all(archs: Mapping[CellArch, float]) -> dict[CellArch, int]:
 def guided(search: Search) -> None:
     """As `nas search` proposes: random draws first, then by predictors."""
     generator = Random(search.seed)
-    guide = Guide(
+    acquisition = Acquisition(
         SPACE,
-        search.bounds,
+        search.budgets,
         exact=search.oracle.exact,
         refit_every=ROUND,
         everything=all_cells(),
     )
-    for arch in guide.start(START, generator):
+    for arch in acquisition.start(START, generator):
         search.judge(arch)
     while search.num_judged < MARKS[-1]:
-        for arch in guide.propose(list(search.known.values()), (), generator, count=ROUND):
+        known = list(search.known.values())
+        for arch in acquisition.propose(known, (), generator, count=ROUND):
             search.judge(arch)
 
 
 @cache
-def all_cells() -> Candidates[CellArch]:
+def all_cells() -> Pool[CellArch]:
     return enumerated(SPACE)
 
 
@@ -247,7 +249,7 @@ def at_random(search: Search) -> None:
     for arch in cells:
         if search.num_judged == MARKS[-1]:
             return
-        if violation(search.oracle.exact(arch), search.bounds) == 0:
+        if search.budgets.total_excess(search.oracle.exact(arch)) == 0:
             search.judge(arch)
 
 
@@ -263,15 +265,9 @@ def direct(make: Callable[[int], BaseSampler], search: Search) -> None:
             name: str(trial.suggest_categorical(name, options)) for name, options in choices.items()
         }
         judged = search.judge(SPACE.decode(values))
-        for name, bound in search.bounds.items():
-            trial.set_constraint(name, violation_of(judged.costs, name, bound))
-        study.tell(trial, judged.accuracy)
-
-
-def violation_of(costs: Mapping[str, float], name: str, bound: float) -> float:
-    """The excess over one bound as a fraction of it; met when <= 0."""
-    excess = costs[name.removeprefix("min_")] / bound - 1
-    return -excess if name.startswith("min_") else excess
+        for bound in search.budgets:
+            trial.set_constraint(bound.key, bound.over(judged.figures[bound.cost]))
+        study.tell(trial, judged.worth)
 
 
 METHODS: dict[str, Callable[[Search], None]] = {

@@ -18,15 +18,15 @@ from random import Random
 import torch
 from torch import Tensor
 
+from benchmarks.alternating import time_alternating
 from nas.config.config import parse
 from nas.config.run_folder import compose_config
-from nas.hardware.timing import time_alternating
 from nas.train.optimization import autocast, make_optimizer
-from nas.train.weights import make_supernet
+from nas.train.weights import new_supernet
 from supernet.losses import cross_entropy
 
 NUM_SUBNETS = 10
-SETTINGS = ["space=autoformer_tiny", "data=cifar10", "seed=0"]
+SETTINGS = ["space=autoformer_tiny", "space.patch_size=4", "data=cifar10", "seed=0"]
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def read_options() -> argparse.Namespace:
 def measure(options: argparse.Namespace, device: torch.device, source: str) -> float:
     """The median over subnets of what a step costs in the supernet over a plain step."""
     config = parse(compose_config([*SETTINGS, f"source={source}"]))
-    supernet = make_supernet(config).to(device)
+    supernet = new_supernet(config).to(device)
     optimizer = make_optimizer(config.train, supernet)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(options.batch_size, 3, 32, 32, generator=generator).to(device)
@@ -62,6 +62,7 @@ def measure(options: argparse.Namespace, device: torch.device, source: str) -> f
     medians, paths = [], Random(0)
     for number in range(NUM_SUBNETS):
         arch = config.space.sample(paths)
+        sizes = config.space.describe(arch)
         plain = supernet.extract(arch).train()
         plain_optimizer = make_optimizer(config.train, plain)
         entangled_ms, plain_ms = time_alternating(
@@ -74,9 +75,10 @@ def measure(options: argparse.Namespace, device: torch.device, source: str) -> f
         pairs = [one / other for one, other in zip(entangled_ms, plain_ms, strict=True)]
         medians.append(statistics.median(pairs))
         print(
-            f"{source} subnet {number}: depth {arch.depth} width {arch.embed_dim}, supernet "
-            f"{statistics.median(entangled_ms):.0f} ms, plain {statistics.median(plain_ms):.0f} ms "
-            f"a step of {options.batch_size} images, ratio {medians[-1]:.3f}",
+            f"{source} subnet {number}: depth {sizes['depth']} width {sizes['embed_dim']}, "
+            f"supernet {statistics.median(entangled_ms):.0f} ms, plain "
+            f"{statistics.median(plain_ms):.0f} ms a step of {options.batch_size} images, "
+            f"ratio {medians[-1]:.3f}",
             flush=True,
         )
     return statistics.median(medians)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,102 +10,67 @@ from rich.console import Console
 
 from nas.config.config import Config
 from nas.config.help import describe_options
-from nas.config.run_folder import open_run
+from nas.config.run_folder import TRAINING_GROUPS, open_run
 from nas.exits import Outcome
 
-TRAINING_GROUPS = ("experiment", "space", "source", "data", "paths", "examples", "distillation")
 
+def run_stage(name: str, config: Config, run: Path, console: Console) -> None:
+    """Imports a stage when it runs, so that help is quick."""
+    if name == "train":
+        from nas.train.stage import train as stage
+    elif name == "measure":
+        from nas.measure.stage import measure_space as stage
+    elif name == "search":
+        from nas.search.stage import search as stage
+    elif name == "export":
+        from nas.export.stage import export as stage
+    elif name == "rank":
+        from nas.rank.stage import rank as stage
+    else:
+        from nas.report.stage import write_report
 
-def run_train(config: Config, run: Path, console: Console) -> None:
-    from nas.train.stage import train
-
-    train(config, run, console)
-
-
-def run_measure(config: Config, run: Path, console: Console) -> None:
-    from nas.measure.stage import measure_space
-
-    measure_space(config, run, console)
-
-
-def run_search(config: Config, run: Path, console: Console) -> None:
-    from nas.search.stage import search
-
-    search(config, run, console)
-
-
-def run_export(config: Config, run: Path, console: Console) -> None:
-    from nas.export.stage import export
-
-    export(config, run, console)
-
-
-def run_rank(config: Config, run: Path, console: Console) -> None:
-    from nas.rank.stage import rank
-
-    rank(config, run, console)
-
-
-def run_report(config: Config, run: Path, console: Console) -> None:
-    from nas.report import write_report
-
-    console.print(str(write_report(run)))
+        console.print(str(write_report(run)))
+        return
+    stage(config, run, console)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One subcommand. Its module is imported when it runs, so that help is quick."""
+    """What help tells of a subcommand."""
 
-    run: Callable[[Config, Path, Console], None]
     summary: str
     keys: tuple[str, ...]  # of config.yaml
-    groups: tuple[str, ...]  # folders of conf/
-    creates_run: bool
+    groups: tuple[str, ...] = ()  # folders of conf/
+    creates_run: bool = False
 
 
 STAGES = {
     "train": Stage(
-        run_train,
         "train a supernet, or go on with it: checkpoint.pt, metrics.jsonl",
         ("run", "seed", "train", "wandb"),
-        TRAINING_GROUPS,
+        ("experiment", *TRAINING_GROUPS),
         creates_run=True,
     ),
     "measure": Stage(
-        run_measure,
         "what subnets cost on the target and which budgets can be met, before any training",
         ("run", "seed", "budget", "plan", "archs", "out"),
-        (*TRAINING_GROUPS, "target"),
+        ("experiment", *TRAINING_GROUPS, "target"),
         creates_run=True,
     ),
     "search": Stage(
-        run_search,
         "search subnets under budgets: study.journal, candidates.jsonl, search.json",
         ("run", "budget"),
         ("search", "target"),
-        creates_run=False,
     ),
     "export": Stage(
-        run_export,
         "write one subnet as a plain model, checked against the supernet: subnet/",
         ("run", "pick", "arch", "budget"),
         ("search", "target"),
-        creates_run=False,
     ),
     "rank": Stage(
-        run_rank,
-        "rank correlation of the supernet's scores with ground truth: rank.json",
-        ("run", "rank"),
-        (),
-        creates_run=False,
+        "rank correlation of the supernet's scores with ground truth: rank.json", ("run", "rank")
     ),
-    "report": Stage(
-        run_report,
-        "one page of what happened: report.html",
-        ("run",),
-        (),
-        creates_run=False,
-    ),
+    "report": Stage("one page of what happened: report.html", ("run",)),
 }
 
 EPILOG = """\
@@ -117,21 +82,18 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 no subnet meets the budgets, 128 + 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse_arguments(arguments)
-    stage = STAGES[options.stage]
     # Tables need room; a file or a pipe has no width of its own.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    create = STAGES[options.stage].creates_run
     try:
-        config, run = open_run(options.overrides, options.conf, create=stage.creates_run)
-        stage.run(config, run, console)
+        config, run = open_run(options.overrides, options.conf, create=create)
+        run_stage(options.stage, config, run, console)
     except (Outcome, ValueError, OSError) as ending:
         print(f"nas {options.stage}: {ending}", file=sys.stderr)
-        return ending.exit_code if isinstance(ending, Outcome) else exit_code(ending)
+        if isinstance(ending, Outcome):
+            return ending.exit_code
+        return 2 if isinstance(ending, ValueError) else 1  # bad input, a machine that failed
     return 0
-
-
-def exit_code(error: ValueError | OSError) -> int:
-    """2 for bad input, 1 for a machine that failed."""
-    return 2 if isinstance(error, ValueError) else 1
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -115,7 +115,7 @@ class RecordReader:
         where = f"{self.path} line {self._num_lines}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} must be a JSON record: {error}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{where} must be a JSON record, got {record!r}")

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,7 @@ class Tracker:
         *,
         wandb_mode: str,
         project: str,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         start_step: int,
         console: Console | None = None,
     ) -> None:
@@ -62,9 +62,6 @@ class Tracker:
         """One line, as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def progress(self, label: str, *, total: int, done: int = 0) -> AbstractContextManager["Bar"]:
-        return progress(self.console, label, total=total, done=done)
-
     def __enter__(self) -> Self:
         return self
 
@@ -85,7 +82,7 @@ def drop_after(path: Path, step: int) -> None:
         write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def start_wandb(run: Path, mode: str, project: str, settings: Mapping[str, Any]) -> Any:
+def start_wandb(run: Path, mode: str, project: str, settings: Mapping[str, object]) -> Any:
     """A wandb run that goes on under the id it began with; files lie in the run folder."""
     import wandb
 
@@ -110,7 +107,6 @@ class Bar(Protocol):
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """`count` more are done; figures are shown beside."""
-        ...
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from random import Random
 
-from search_spaces.space import Option, check_positive_int, check_values
+from search_spaces.space import Option, Space, check_positive, check_values
 
 # (target, source) of each edge, in the order of the benchmark's tables.
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
@@ -61,31 +60,28 @@ class CellArch:
 
     def live_edges(self) -> dict[tuple[int, int], str]:
         """The edges whose operation has an input other than zero and an effect on the output."""
-        edges = {edge: op for edge, op in self.edges().items() if op != "none"}
-        fed, used = {0}, {OUTPUT}
-        for target, source in edges:  # sources come before targets
-            if source in fed:
-                fed.add(target)
-        for target, source in reversed(edges):
-            if target in used:
-                used.add(source)
-        return {(j, i): op for (j, i), op in edges.items() if i in fed and j in used}
+        live = {edge for route in self.routes() for edge in route}
+        return {edge: op for edge, op in self.edges().items() if edge in live}
+
+    def routes(self) -> list[tuple[tuple[int, int], ...]]:
+        """The ways from the input to the output on which no edge is zero."""
+        edges = self.edges()
+        return [route for route in ROUTES if all(edges[edge] != "none" for edge in route)]
 
     def paths(self) -> Counter[tuple[str, ...]]:
         """How many ways from the input to the output apply each sequence of operations.
 
         White et al., 2021, https://arxiv.org/abs/1910.11858 (BANANAS), encode cells by these.
         """
-        live = self.live_edges()
+        edges = self.edges()
         return Counter(
-            tuple(live[edge] for edge in route if live[edge] != "skip_connect")
-            for route in ROUTES
-            if all(edge in live for edge in route)
+            tuple(edges[edge] for edge in route if edges[edge] != "skip_connect")
+            for route in self.routes()
         )
 
 
 @dataclass(frozen=True)
-class CellSpace:
+class CellSpace(Space[CellArch]):
     """The operations of each edge; `channels` of the first stage and `num_cells` of each stage."""
 
     operations: Sequence[str] = OPERATIONS
@@ -106,7 +102,7 @@ class CellSpace:
             )
         object.__setattr__(self, "operations", tuple(operations))
         for name in ("channels", "num_cells"):
-            check_positive_int(f"space.{name}", getattr(self, name))
+            check_positive(f"space.{name}", getattr(self, name), int)
 
     def choices(self) -> dict[str, tuple[Option, ...]]:
         return {edge_name(edge): tuple(self.operations) for edge in EDGES}
@@ -121,9 +117,6 @@ class CellSpace:
         self.decode(values)  # raises for an option that the space does not have
         return values
 
-    def active(self, arch: CellArch) -> dict[str, Option]:
-        return self.encode(arch)
-
     def from_record(self, record: Mapping[str, object]) -> CellArch:
         if set(record) != {"operations"}:
             raise ValueError(f"an architecture has the field operations, got {sorted(record)}")
@@ -135,16 +128,15 @@ class CellSpace:
         arch = CellArch(tuple(operations))
         return self.decode(self.encode(arch))
 
-    def sample(self, generator: Random) -> CellArch:
-        return self.decode(
-            {name: generator.choice(options) for name, options in self.choices().items()}
-        )
+    def from_text(self, text: str) -> CellArch:
+        """Of the benchmark's notation."""
+        arch = CellArch.from_string(text)
+        if not set(arch.operations) <= set(OPERATIONS):
+            raise ValueError(f"operations of a cell must be some of {OPERATIONS}, got {text!r}")
+        return arch
 
-    def smallest(self) -> CellArch:
-        return CellArch((self.operations[0],) * len(EDGES))
-
-    def largest(self) -> CellArch:
-        return CellArch((self.operations[-1],) * len(EDGES))
+    def describe(self, arch: CellArch) -> dict[str, str]:
+        return {"cell": str(arch)}
 
     def num_archs(self) -> int:
         return len(self.operations) ** len(EDGES)

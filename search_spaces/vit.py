@@ -5,11 +5,11 @@ for the whole network, heads and MLP ratio per block. Adapter rank per block and
 dictionary atoms make the sharing of weights part of the architecture.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from random import Random
 
-from search_spaces.space import Option, check_positive_int, check_values
+from search_spaces.space import Option, Space, check_positive, check_values, is_number
 
 PER_BLOCK = ("num_heads", "mlp_ratio", "rank")
 
@@ -44,8 +44,11 @@ class ViTArch:
 
 
 @dataclass(frozen=True)
-class ViTSpace:
-    """The options of each dimension; per-block dimensions have the same options in every block."""
+class ViTSpace(Space[ViTArch]):
+    """The options of each dimension; per-block dimensions have the same options in every block.
+
+    Every architecture has heads of `head_dim` channels and patches of `patch_size` pixels a side.
+    """
 
     embed_dim: Sequence[int]
     depth: Sequence[int]
@@ -54,21 +57,20 @@ class ViTSpace:
     rank: Sequence[int] = (0,)
     num_atoms: Sequence[int] = (0,)
     head_dim: int = 64
+    patch_size: int = 16
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "head_dim":
-                check_positive_int("space.head_dim", value)
-                continue
             key = f"space.{field.name}"
+            if field.name in ("head_dim", "patch_size"):
+                check_positive(key, value, int)
+                continue
             if isinstance(value, str) or not isinstance(value, Sequence) or not value:
                 raise ValueError(f"{key} must be a list of at least one option, got {value!r}")
             for option in value:
-                if field.name == "mlp_ratio":
-                    check_positive_number(key, option)
-                elif not (field.name in ("rank", "num_atoms") and option == 0):
-                    check_positive_int(key, option)
+                if not (field.name in ("rank", "num_atoms") and option == 0):
+                    check_positive(key, option, float if field.name == "mlp_ratio" else int)
             if list(value) != sorted(set(value)):
                 raise ValueError(f"{key} must be in ascending order without repeats, got {value}")
             # A list from a config file would make the space unhashable.
@@ -117,34 +119,26 @@ class ViTSpace:
         return {name: value for name, value in self.encode(arch).items() if name not in unused}
 
     def from_record(self, record: Mapping[str, object]) -> ViTArch:
-        names = [field.name for field in fields(ViTArch)]
-        if set(record) != set(names):
-            raise ValueError(f"an architecture has the fields {names}, got {sorted(record)}")
-        values: dict[str, object] = {}
-        for name in names:
-            value = record[name]
-            per_block = name in PER_BLOCK
-            entries = list(value) if per_block and isinstance(value, list | tuple) else [value]
-            number = int | float if name == "mlp_ratio" else int
-            if per_block is not isinstance(value, list | tuple) or not all(
-                isinstance(entry, number) and not isinstance(entry, bool) for entry in entries
-            ):
-                kind = "a list of numbers, one a block" if per_block else "an integer"
-                raise ValueError(f"{name} must be {kind}, got {value!r}")
-            values[name] = tuple(entries) if per_block else value
-        arch = ViTArch(**values)  # type: ignore[arg-type]  # each value was checked above
-        return self.decode(self.encode(arch))
+        return self.decode(self.encode(parse(record)))
 
-    def sample(self, generator: Random) -> ViTArch:
-        return self.decode(
-            {name: generator.choice(options) for name, options in self.choices().items()}
-        )
+    def from_text(self, text: str) -> ViTArch:
+        """Of the JSON text of a record."""
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"an architecture is written as JSON, got {text!r}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"an architecture is a JSON object, got {text!r}")
+        return parse(record)
 
-    def smallest(self) -> ViTArch:
-        return self.decode({name: options[0] for name, options in self.choices().items()})
-
-    def largest(self) -> ViTArch:
-        return self.decode({name: options[-1] for name, options in self.choices().items()})
+    def describe(self, arch: ViTArch) -> dict[str, str]:
+        per_block = {"heads": arch.num_heads, "mlp_ratio": arch.mlp_ratio, "rank": arch.rank}
+        return {
+            "depth": str(arch.depth),
+            "embed_dim": str(arch.embed_dim),
+            **{name: " ".join(f"{x:g}" for x in sizes) for name, sizes in per_block.items()},
+            "atoms": str(arch.num_atoms),
+        }
 
     def num_archs(self) -> int:
         per_block = len(self.num_heads) * len(self.mlp_ratio) * len(self.rank)
@@ -182,6 +176,18 @@ class ViTSpace:
         )
 
 
-def check_positive_number(key: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"{key} must be a positive number, got {value!r}")
+def parse(record: Mapping[str, object]) -> ViTArch:
+    """The architecture of a JSON record, in whatever space; raises ValueError for others."""
+    names = [field.name for field in fields(ViTArch)]
+    if set(record) != set(names):
+        raise ValueError(f"an architecture has the fields {names}, got {sorted(record)}")
+    values: dict[str, object] = {}
+    for name in names:
+        value, per_block = record[name], name in PER_BLOCK
+        entries = value if per_block else [value]
+        kind = float if name == "mlp_ratio" else int
+        if not isinstance(entries, list | tuple) or not all(is_number(e, kind) for e in entries):
+            rule = "a list of numbers, one a block" if per_block else "an integer"
+            raise ValueError(f"{name} must be {rule}, got {value!r}")
+        values[name] = tuple(entries) if per_block else value
+    return ViTArch(**values)  # type: ignore[arg-type]  # each value was checked above

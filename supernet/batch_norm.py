@@ -1,4 +1,4 @@
-"""Statistics of batch norms: a plain subnet has none until they are estimated on images."""
+"""Statistics of batch norms: a plain subnet has none until they are estimated on examples."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,23 +13,22 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimates each norm's statistics as the mean over batches of images (B, C, H, W).
+def calibrate(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+    """Estimates each norm's statistics as the mean over batches of the model's inputs.
 
     Leaves the model in eval mode. Without it the shared weights' statistics fit no subnet: Yu &
     Huang, 2019, https://arxiv.org/abs/1903.05134, and Guo et al., 2019,
     https://arxiv.org/abs/1904.00420.
     """
-    norms = batch_norms(model)
-    momenta = [norm.momentum for norm in norms]
+    momenta = [(norm, norm.momentum) for norm in batch_norms(model)]
     model.eval()
-    for norm in norms:
+    for norm, _ in momenta:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of all batches
         norm.train()
-    for images in batches:
-        model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for inputs in batches:
+        model(*inputs)
+    for norm, momentum in momenta:
         norm.momentum = momentum
         norm.eval()
 
@@ -37,15 +36,13 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Lets each norm use the statistics of the batch, as in the supernet; its own are kept."""
-    norms = batch_norms(model)
-    tracked = [norm.track_running_stats for norm in norms]
-    training = [norm.training for norm in norms]
-    for norm in norms:
+    before = [(norm, norm.track_running_stats, norm.training) for norm in batch_norms(model)]
+    for norm, _, _ in before:
         norm.track_running_stats = False
         norm.train()
     try:
         yield
     finally:
-        for norm, tracks, trains in zip(norms, tracked, training, strict=True):
+        for norm, tracks, trains in before:
             norm.track_running_stats = tracks
             norm.train(trains)

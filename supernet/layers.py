@@ -1,9 +1,11 @@
 """Layers whose smaller versions are leading slices of one weight. Sizes are arguments, never state.
 
-Letters: B batch, N tokens, D width in use, L layers, O largest output width.
+Letters: B batch, N tokens, D width in use, H heads, K width of a head, L layers, O largest output
+width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -13,6 +15,13 @@ from torch.nn import functional as F
 from supernet.sources.source import SharingArch, Sizes, WeightSource
 
 INIT_STD = 0.02  # of position embeddings and the classifier, as in timm
+
+
+def new_weight(*shape: int, stack: tuple[int, ...] = (), generator: Generator) -> nn.Parameter:
+    """(*stack, *shape) from nn.Linear's and nn.Conv2d's distribution: uniform, by the fan in."""
+    bound = prod(shape[1:]) ** -0.5
+    weight = torch.empty(*stack, *shape)
+    return nn.Parameter(weight.uniform_(-bound, bound, generator=generator))
 
 
 class StackedLinear(nn.Module):
@@ -53,13 +62,11 @@ class PatchEmbed(nn.Module):
     """Images (B, C, H, W) to tokens (B, N, D): a convolution whose first D filters are used."""
 
     def __init__(
-        self, *, in_chans: int, patch_size: int, features: int, generator: Generator
+        self, in_chans: int, kernel_size: int, features: int, *, generator: Generator
     ) -> None:
         super().__init__()
-        weight = torch.empty(features, in_chans, patch_size, patch_size)
-        # The bound of nn.Conv2d's own initialisation, which timm keeps for patch embeddings.
-        bound = (in_chans * patch_size**2) ** -0.5
-        self.weight = nn.Parameter(nn.init.uniform_(weight, -bound, bound, generator=generator))
+        # timm keeps it for patch embeddings.
+        self.weight = new_weight(features, in_chans, kernel_size, kernel_size, generator=generator)
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, images: Tensor, width: int) -> Tensor:
@@ -71,7 +78,7 @@ class PatchEmbed(nn.Module):
 class PositionEmbed(nn.Module):
     """A learned embedding (1, N, D) for each position, of which the first D features are used."""
 
-    def __init__(self, *, num_tokens: int, features: int, generator: Generator) -> None:
+    def __init__(self, num_tokens: int, features: int, *, generator: Generator) -> None:
         super().__init__()
         weight = torch.empty(1, num_tokens, features)
         self.weight = nn.Parameter(nn.init.trunc_normal_(weight, std=INIT_STD, generator=generator))
@@ -93,12 +100,10 @@ class Linear(nn.Module):
         return F.linear(x, self.weight[:, : x.shape[-1]], self.bias)
 
 
-def attend(
-    x: Tensor, qkv: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], head_dim: int
-) -> Tensor:
+def attend(x: Tensor, qkv: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], K: int) -> Tensor:
     """Self-attention of x (B, N, D); weights and biases of q, k, v fused (3HK, D), out (D, HK)."""
     B, N, _ = x.shape
-    heads = F.linear(x, *qkv).reshape(B, N, 3, -1, head_dim).permute(2, 0, 3, 1, 4)
+    heads = F.linear(x, *qkv).reshape(B, N, 3, -1, K).permute(2, 0, 3, 1, 4)
     q, k, v = heads.unbind(0)  # each (B, H, N, K)
     mixed = F.scaled_dot_product_attention(q, k, v)
     return F.linear(mixed.transpose(1, 2).reshape(B, N, -1), *out)
@@ -121,11 +126,31 @@ class LeadingSlices(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].new_zeros(ctx.shape)
-        for layer, gradient in zip(total, gradients, strict=False):
-            layer[tuple(slice(size) for size in gradient.shape)] = gradient
+        for layer, part in zip(total, gradients, strict=False):
+            layer[tuple(slice(size) for size in part.shape)] = part
         return total, None
 
 
 def leading_slices(stacked: Tensor, sizes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
     """Views stacked[l, :a, :b, ...] for the (a, b, ...) of each leading layer l."""
     return cast(tuple[Tensor, ...], LeadingSlices.apply(stacked, sizes))
+
+
+def fuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state whose q, k and v stand in one tensor, as the plain model has them."""
+    fused = dict(state)
+    for name in state:
+        if ".attn.q." in name:
+            parts = [fused.pop(name.replace(".q.", f".{role}.")) for role in "qkv"]
+            fused[name.replace(".q.", ".qkv.")] = torch.cat(parts)
+    return fused
+
+
+def unfuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `fuse` undoes."""
+    apart = dict(state)
+    for name in state:
+        if ".qkv." in name:
+            for role, part in zip("qkv", apart.pop(name).chunk(3), strict=True):
+                apart[name.replace("qkv", role)] = part
+    return apart

@@ -1,6 +1,6 @@
-"""Losses that teach a subnet from labels or from the supernet's own logits.
+"""Losses that teach a subnet from the targets or from the supernet's own outputs.
 
-Letters: B batch, C classes. Every loss is per image, so that a sampler's weights can be applied.
+Letters: B batch, C classes. Every loss is per example, so that a sampler's weights can be applied.
 """
 
 import math
@@ -9,34 +9,39 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional as F
 
+from supernet.task import Task
+
 
 class Teaching(Protocol):
     """What each subnet of a step learns from."""
 
     needs_teacher: bool
 
-    def __call__(self, logits: Tensor, hard_loss: Tensor, teacher: Tensor | None) -> Tensor:
-        """Loss (B,) of logits (B, C), given the loss (B,) on the labels and the teacher's logits.
+    def __call__(
+        self, task: Task, outputs: Tensor, hard_loss: Tensor, teacher: Tensor | None
+    ) -> Tensor:
+        """Loss (B,), given the loss (B,) on the targets and the teacher's outputs.
 
         The step's first subnet has no teacher.
         """
-        ...
 
 
 class Labels:
-    """Every subnet learns from the labels."""
+    """Every subnet learns from the targets."""
 
     needs_teacher = False
 
-    def __call__(self, logits: Tensor, hard_loss: Tensor, teacher: Tensor | None) -> Tensor:
+    def __call__(
+        self, task: Task, outputs: Tensor, hard_loss: Tensor, teacher: Tensor | None
+    ) -> Tensor:
         return hard_loss
 
 
 class InPlaceDistillation:
-    """The largest subnet learns from the labels, the others from its logits of the same step.
+    """The largest subnet learns from the targets, the others from its outputs of the same step.
 
     Yu & Huang, 2019, https://arxiv.org/abs/1903.05134. A subnet's loss is `hard_weight` times the
-    loss on labels plus the rest times the divergence; the paper's is hard_weight 0.
+    loss on targets plus the rest times the task's soft loss; the paper's is hard_weight 0.
     """
 
     needs_teacher = True
@@ -49,10 +54,12 @@ class InPlaceDistillation:
         self.hard_weight = hard_weight
         self.temperature = temperature
 
-    def __call__(self, logits: Tensor, hard_loss: Tensor, teacher: Tensor | None) -> Tensor:
+    def __call__(
+        self, task: Task, outputs: Tensor, hard_loss: Tensor, teacher: Tensor | None
+    ) -> Tensor:
         if teacher is None:
             return hard_loss
-        soft_loss = kl_divergence(logits, teacher, self.temperature)
+        soft_loss = task.soft_loss(outputs, teacher, self.temperature)
         return self.hard_weight * hard_loss + (1 - self.hard_weight) * soft_loss
 
 

@@ -1,8 +1,8 @@
 """Honest parameter counts of a subnet: what its files store and what it holds in memory."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from search_spaces.space import ArchT
 from supernet.supernet import Supernet
 
 
@@ -23,7 +23,7 @@ class Counts:
         return min(self.stored_factorised, self.stored_merged)
 
 
-def count(supernet: Supernet, arch: Any) -> Counts:
+def count(supernet: Supernet[ArchT], arch: ArchT) -> Counts:
     factorised = sum(tensor.numel() for tensor in supernet.factorise(arch).values())
     plain = supernet.build(arch, device="meta")
     merged = sum(parameter.numel() for parameter in plain.parameters())

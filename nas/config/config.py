@@ -1,24 +1,24 @@
 """The typed run configuration: what was asked for, checked once.
 
-Hydra composes conf/*.yaml, `parse` turns the result into dataclasses, and nothing below sees an
+Hydra composes conf/*.yaml, `parse` turns the result into values, and nothing below sees an
 OmegaConf object.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from optuna.samplers import BaseSampler
-from torch import Generator
 
+from nas.budgets import Budgets
 from nas.checks import check
 from nas.config.errors import unknown_key, wrong_type
-from nas.config.instantiate import build
+from nas.config.instantiate import build, build_space
 from nas.config.sections import (
-    BudgetConfig,
     DataConfig,
     RankConfig,
     SearchConfig,
@@ -26,27 +26,24 @@ from nas.config.sections import (
     TrainConfig,
     WandbConfig,
 )
-from search_spaces.cell import CellSpace
-from search_spaces.vit import ViTSpace
-from supernet.families.vit import FixedSizes, ViTSupernet
-from supernet.sources.source import WeightSource
+from search_spaces.space import Arch, Space
+from supernet.losses import Teaching
+from supernet.sampling.examples import DataSampler
+from supernet.sampling.paths import PathSampler
+from supernet.sources.source import SourceFactory
+from supernet.supernet import Supernet
+from supernet.task import Task
 
 
 @dataclass
-class Config:
-    """Everything a stage may read. `parse` replaces the parts typed Any by what they name."""
+class Plain:
+    """The options that are used as they are written."""
 
     run: str  # folder of the run
     seed: int
-    space: Any  # a ViTSpace or a CellSpace
-    source: dict[str, Any]  # a factory of weight sources for each role; none for cells
-    paths: Any  # a PathSampler
-    examples: Any  # a factory of DataSamplers, called with num_examples
-    distillation: Any  # a Teaching
     data: DataConfig
     train: TrainConfig
     target: TargetConfig
-    budget: BudgetConfig
     search: SearchConfig
     rank: RankConfig
     archs: str  # measure: a plan to measure, empty for none
@@ -60,12 +57,8 @@ class Config:
         check("run", bool(self.run), "a folder", self.run)
         named = self.pick in ("smallest", "largest") or self.pick.isdecimal()
         known = self.pick == "best" or (named and not self.arch)
-        check(
-            "pick",
-            known,
-            "best, or smallest, largest or a trial number where arch is not given",
-            self.pick,
-        )
+        rule = "best, or smallest, largest or a trial number where arch is not given"
+        check("pick", known, rule, self.pick)
         check("plan", self.plan == 0 or self.plan >= 2, "0 for none, or at least 2", self.plan)
         check("plan", not (self.plan and self.archs), "0 where archs is given", self.plan)
         wanted = bool(self.plan or self.archs)
@@ -75,104 +68,108 @@ class Config:
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
 
+@dataclass
+class Options(Plain):
+    """Every key with the type of what may be written there; those of Any name a class."""
+
+    space: Any
+    task: Any
+    source: dict[str, Any]  # of each role
+    paths: Any
+    examples: Any
+    distillation: Any
+    budget: dict[str, float | None]  # None for no bound
+
+
+@dataclass
+class Config(Plain):
+    """Everything a stage may read. Samplers are factories: what has state is its user's."""
+
+    space: Space[Arch]
+    supernet: type[Supernet[Arch]]
+    task: Task  # as the options say; that of a data set knows its targets as well
+    source: dict[str, SourceFactory]  # for each role; empty where a family has none
+    paths: Callable[..., PathSampler[Arch]]  # called with space
+    examples: Callable[..., DataSampler]  # called with num_examples
+    distillation: Teaching
+    budget: Budgets
+
+
 def parse(raw: DictConfig) -> Config:
     """The checked configuration; raises ValueError that names the key."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
-        config = cast(Config, OmegaConf.to_object(merged))
+        merged = OmegaConf.merge(OmegaConf.structured(Options), raw)
+        options = cast(Options, OmegaConf.to_object(merged))
     except (ConfigAttributeError, ConfigKeyError) as error:
         raise ValueError(unknown_key(error)) from error
     except OmegaConfBaseException as error:
-        raise ValueError(wrong_type(error, raw, Config)) from error
-    config.space = build(config.space, "space")
-    config.source = {role: build(node, f"source.{role}") for role, node in config.source.items()}
-    config.paths = build(config.paths, "paths", space=config.space)
-    config.examples = partial(build, config.examples, "examples")
-    config.distillation = build(config.distillation, "distillation")
-    sampler = build(config.search.sampler, "search.sampler", seed=config.seed)
-    known = isinstance(config.space, ViTSpace | CellSpace)
-    check("space", known, "a ViTSpace or a CellSpace", config.space)
-    check("paths", hasattr(config.paths, "draw"), "a path sampler", config.paths)
-    data_sampler = config.examples(num_examples=1)
-    check("examples", hasattr(data_sampler, "draw_epoch"), "a data sampler", data_sampler)
-    teaches = hasattr(config.distillation, "needs_teacher")
-    check("distillation", teaches, "a way of teaching", config.distillation)
-    check("search.sampler", isinstance(sampler, BaseSampler), "a sampler", sampler)
-    check_together(config)
+        raise ValueError(wrong_type(error, raw, Options)) from error
+    for key, limit in options.budget.items():
+        check(f"budget.{key}", limit is None or isinstance(limit, float), "a number", limit)
+    space, supernet = build_space(options.space)
+    config = Config(
+        **{field.name: getattr(options, field.name) for field in fields(Plain)},
+        space=space,
+        supernet=supernet,
+        task=build(options.task, "task"),
+        source={role: build(node, f"source.{role}") for role, node in options.source.items()},
+        paths=partial(build, options.paths, "paths"),
+        examples=partial(build, options.examples, "examples"),
+        distillation=build(options.distillation, "distillation"),
+        budget=Budgets.of(options.budget),
+    )
+    check_task(config)
+    check_training(config)
+    check_search(config)
     return config
 
 
-def check_together(config: Config) -> None:
-    """Rules that hold between sections."""
-    if config.distillation.needs_teacher and not config.paths.begins_with_largest:
+def check_task(config: Config) -> None:
+    """Whether data, space and supernet suit the task."""
+    parts = ("example_inputs", "num_outputs", "metric", "label_smoothing")
+    check("task", all(hasattr(config.task, part) for part in parts), "a task", config.task)
+    known, data = vars(config.task), vars(config.data)
+    for key in known.keys() & data.keys():
+        value = list(known[key]) if isinstance(known[key], tuple) else known[key]
+        check(f"task.{key}", value == data[key], f"data.{key} ({data[key]})", value)
+    config.supernet.sizes(config.space, config.task)
+    try:
+        config.supernet.check_sources(config.space, config.source)
+    except TypeError as error:  # of a source that lacks an argument
+        raise ValueError(f"source: {error}") from error
+
+
+def check_training(config: Config) -> None:
+    """Whether samplers and distillation are such, and go together."""
+    examples, distillation = config.examples(num_examples=1), config.distillation
+    check("examples", hasattr(examples, "draw_epoch"), "a data sampler", examples)
+    check("distillation", hasattr(distillation, "needs_teacher"), "a way of teaching", distillation)
+    paths = config.paths(space=config.space)
+    check("paths", hasattr(paths, "draw"), "a path sampler", paths)
+    if distillation.needs_teacher and not paths.begins_with_largest:
         raise ValueError(
             "distillation must be none unless paths begin with the largest subnet, which teaches "
-            f"the others, got {type(config.paths).__name__}"
+            f"the others, got {type(paths).__name__}"
         )
-    settings = config.train
-    single = not config.paths.begins_with_largest
-    for key, used in {
-        "schedule": settings.schedule == "complexity",
-        "momentum_choice": bool(settings.momentum_choice),
-    }.items():
-        rule = "left alone unless paths are of one subnet a step (paths=uniform)"
-        check(f"train.{key}", single or not used, rule, getattr(settings, key))
-    names = ("", *config.space.choices())
-    known = settings.momentum_choice in names
-    check("train.momentum_choice", known, "a choice of the space", settings.momentum_choice)
-    for name, record in settings.probes.items():
+    outputs = torch.zeros(1, config.task.num_outputs)
+    try:
+        distillation(config.task, outputs, torch.zeros(1), outputs)
+    except ValueError as error:  # of an option that has no effect with this task
+        raise ValueError(f"distillation.{error}") from error
+    for name, record in config.train.probes.items():
         key = f"train.probes.{name}"
         check(key, isinstance(record, Mapping), "a mapping, an architecture", record)
         try:
             config.space.from_record(record)
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
-    if isinstance(config.space, CellSpace):
-        check_cells(config)
-    else:
-        check_transformers(config)
-    check_target(config)
 
 
-def check_cells(config: Config) -> None:
-    """Raises ValueError for what a supernet of cells cannot use."""
-    roles = sorted(config.source)
-    check("source", not roles, "empty for cells (source=none)", roles)
-    size = config.data.img_size
-    # Two steps of stride 2, whose shortcut and convolutions must give the same size.
-    check("data.img_size", size % 4 == 0, "a multiple of 4 for cells", size)
-
-
-def check_target(config: Config) -> None:
-    direct = bool(config.target.table) and config.search.strategy == "direct"
+def check_search(config: Config) -> None:
+    search, table = config.search, config.target.table
+    sampler = build(search.sampler, "search.sampler", seed=config.seed)
+    check("search.sampler", isinstance(sampler, BaseSampler), "a sampler", sampler)
     rule = "guided with target.table, since a sampler would propose what was not measured there"
-    check("search.strategy", not direct, rule, config.search.strategy)
-    verify = config.search.verify
+    check("search.strategy", not table or search.strategy == "guided", rule, search.strategy)
     rule = "0 with target.table, where nothing can be measured again"
-    check("search.verify", not (config.target.table and verify), rule, verify)
-    size, trained = config.target.img_size, config.data.img_size
-    if isinstance(config.space, CellSpace):
-        check("target.img_size", size % 4 == 0, "a multiple of 4 for cells", size)
-    else:
-        rule = f"data.img_size ({trained}), which a transformer's position embeddings are for"
-        check("target.img_size", size == trained, rule, size)
-
-
-def check_transformers(config: Config) -> None:
-    size, patch_size = config.data.img_size, config.data.patch_size
-    check("data.patch_size", size % patch_size == 0, f"a divisor of img_size ({size})", patch_size)
-    check_source(config)
-
-
-def check_source(config: Config) -> None:
-    """Builds the sources in the smallest supernet that has the space's atoms and ranks."""
-    small = {"embed_dim": (1,), "depth": (1,), "num_heads": (1,), "mlp_ratio": (1,), "head_dim": 1}
-    fixed = FixedSizes(img_size=1, patch_size=1, in_chans=1, num_classes=1, head_dim=1)
-    space = replace(config.space, **small)
-    try:
-        supernet = ViTSupernet(space, fixed, config.source, generator=Generator())
-    except TypeError as error:
-        raise ValueError(f"source: {error}") from error
-    for role in config.source:
-        source = supernet.linear(role).source
-        check(f"source.{role}", isinstance(source, WeightSource), "a weight source", source)
+    check("search.verify", not table or search.verify == 0, rule, search.verify)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +51,8 @@ def wrong_type(error: OmegaConfBaseException, raw: DictConfig, schema: type) -> 
     for name in key.split("."):
         if is_dataclass(kind):
             kind = next(field.type for field in fields(kind) if field.name == name)
+        elif get_origin(kind) is dict:
+            _, kind = get_args(kind)
     value = OmegaConf.select(raw, key)
     if value is None and kind is Any:
         return f"{key} must be given"

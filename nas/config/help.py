@@ -27,15 +27,13 @@ def describe_group(folder: Path, default: str) -> str:
     files = sorted(folder.glob("*.yaml"))
     names = [(f"{folder.name}={path.stem}", first_comment(path)) for path in files]
     text = f"{folder.name} (default {default or 'none'}):\n{aligned(names)}"
-    if not default:
+    if not default or folder.name == "source":  # whole trees, which are picked, not edited
         return text
     rows = [
         (f"{folder.name}.{name}={value}", meaning)
-        for name, value, meaning in yaml_rows(folder / f"{default}.yaml")
+        for name, (value, meaning) in file_options(folder / f"{default}.yaml").items()
         if not name.endswith(("_target_", "_partial_"))
     ]
-    if folder.name == "source":  # whole trees, which are picked rather than edited
-        return text
     return f"{text}\n  options of {folder.name}={default}:\n{aligned(rows)}"
 
 
@@ -51,6 +49,19 @@ def first_comment(path: Path) -> str:
     lines = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
     lines = [line for line in lines if not line.startswith("@package")]
     return re.split(r"(?<=[.?]) ", " ".join(lines))[0].rstrip(".")
+
+
+def file_options(path: Path) -> dict[str, tuple[str, str]]:
+    """Value and comment of each dotted name, with those of the files that `defaults` names."""
+    options: dict[str, tuple[str, str]] = {}
+    found = re.search(r"^defaults: \[(.*)\]$", path.read_text(), re.MULTILINE)
+    for item in found[1].split(", ") if found else ():
+        name, _, package = item.partition("@")
+        inherited = file_options(path.with_name(f"{name}.yaml"))
+        options |= {f"{package}.{n}".lstrip("."): row for n, row in inherited.items()}
+    for name, value, meaning in yaml_rows(path):
+        options[name] = value, meaning or options.get(name, ("", ""))[1]
+    return options
 
 
 def yaml_rows(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -23,27 +23,15 @@ import nas
 from nas.checks import check
 from nas.config.config import Config, parse
 from nas.config.errors import not_composed
+from nas.config.old_names import renewed_overrides, renewed_settings
 from nas.files import write_atomic
 
 # What decides the trained weights. Later stages may change the other keys, and these few:
-TRAINING_KEYS = (
-    "seed",
-    "space",
-    "source",
-    "paths",
-    "examples",
-    "distillation",
-    "data",
-    "train",
-)
-FREE_KEYS = (
-    "data.root",
-    "data.workers",
-    "train.device",
-    "train.threads",
-    "train.log_every",
-    "train.checkpoint_every",
-)
+TRAINING_GROUPS = ("space", "source", "data", "task", "paths", "examples", "distillation")
+TRAINING_KEYS = ("seed", "train", *TRAINING_GROUPS)
+FREE_DATA_KEYS = ("data.root", "data.workers")
+FREE_TRAIN_KEYS = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every")
+FREE_KEYS = (*FREE_DATA_KEYS, *FREE_TRAIN_KEYS)
 
 MEMORY = "overrides.yaml"  # of the command that made the run; written first, it marks a run folder
 SETTINGS = "config.yaml"  # what they composed to
@@ -106,7 +94,7 @@ def resolve(raw: DictConfig) -> None:
         check(key, "${" not in text, rule, before.get(key, text))
 
 
-def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def texts(node: object, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text in a configuration, with its dotted key."""
     if isinstance(node, str):
         yield key, node
@@ -135,14 +123,18 @@ def open_run(
     if not is_run and is_taken:
         raise ValueError(f"run must be a run folder, an empty or a new one, got {run}")
     remembered, conf = read_memory(run / MEMORY) if is_run else ([], None)
+    is_settled = is_run and bool(contents(run) - {MEMORY, SETTINGS})
+    before = load_mapping(run / SETTINGS) if is_settled else {}
+    settings = renewed_settings(before)
+    remembered = renewed_overrides(remembered, before, settings)
     overrides, extra_conf = merge_overrides(remembered, overrides), extra_conf or conf
     raw = compose_config(overrides, extra_conf)
     raw.run = str(run)
     config = parse(raw)
     if config.archs:  # a plan is measured without a run
         return config, run
-    if is_run and contents(run) - {MEMORY, SETTINGS}:
-        refuse_changes(run, load_mapping(run / SETTINGS), raw)
+    if is_settled:
+        refuse_changes(run, settings, raw)
     elif create:
         run.mkdir(parents=True, exist_ok=True)
         path = str(extra_conf.resolve()) if extra_conf else ""
@@ -155,7 +147,10 @@ def find_run(overrides: Sequence[str], extra_conf: Path | None) -> Path:
     """The folder that a command names, without what only the folder's own memory can complete."""
     named = [override for override in overrides if override_key(override) == "run"]
     if named and "${" not in named[-1]:
-        value = override_value(named[-1])
+        try:
+            value = OverridesParser.create().parse_override(named[-1]).value()
+        except HydraException as error:
+            raise ValueError(not_composed(error)) from error
     else:
         value = compose_config(merge_overrides([], overrides), extra_conf).run
     rule = "the name of a folder, in quotes if it reads as a number"
@@ -176,6 +171,11 @@ def read_memory(path: Path) -> tuple[list[str], Path | None]:
     if not isinstance(conf, str) or not isinstance(overrides, list):
         raise ValueError(f"{path} must hold the text conf and a list of overrides, got {memory}")
     return [str(override) for override in overrides], Path(conf) if conf else None
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What a run was made with, in the names of this version; ValueError if it is damaged."""
+    return renewed_settings(load_mapping(run / SETTINGS))
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
@@ -202,14 +202,7 @@ def override_key(override: str) -> str:
     return re.sub(r"[+~\s]", "", override.split("=")[0])
 
 
-def override_value(override: str) -> object:
-    try:
-        return OverridesParser.create().parse_override(override).value()
-    except HydraException as error:
-        raise ValueError(not_composed(error)) from error
-
-
-def refuse_changes(run: Path, before: Mapping[str, Any], after: DictConfig) -> None:
+def refuse_changes(run: Path, before: Mapping[str, object], after: DictConfig) -> None:
     """Raises ValueError that names each training key in which two configurations differ."""
     old, new = dict(flatten(before)), dict(flatten(OmegaConf.to_container(after)))
     changes = [
@@ -226,27 +219,21 @@ def refuse_changes(run: Path, before: Mapping[str, Any], after: DictConfig) -> N
         )
 
 
-def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten(node: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys with their values; a list is one value."""
+    if not isinstance(node, Mapping):
+        yield key, node
+        return
     for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{key}.")
-        else:
-            yield key, value
+        yield from flatten(value, f"{key}.{name}" if key else str(name))
 
 
 def code_version() -> str:
-    """The commit of this code, with + if the files differ from it; its release if installed."""
+    """The commit of this code, with + if its files were changed; its release if installed."""
     checkout = Path(__file__).resolve().parents[2]
+    options = "--always", "--dirty=+", "--abbrev=12", "--exclude=*"
+    command = ["git", "-C", str(checkout), "describe", *options]
     if not (checkout / ".git").exists():
         return version("atomweave")
-    commit = git(checkout, "rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return version("atomweave")
-    return f"{commit}+" if git(checkout, "status", "--porcelain") else commit
-
-
-def git(checkout: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(checkout), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found or version("atomweave")

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from nas.config.sections import DataConfig
-from nas.seeds import seeded
+from supernet.task import Task
 
 Transform = Callable[[Image.Image], Tensor]  # to (C, H, W) uint8
 
@@ -69,21 +69,13 @@ def normalize(pixels: Tensor, config: DataConfig) -> Tensor:
     return pixels.float().sub_(mean).div_(std)
 
 
-def make_mixup(config: DataConfig, label_smoothing: float) -> Mixup | None:
-    if config.mixup == 0 and config.cutmix == 0:
+def make_mixup(config: DataConfig, task: Task) -> Mixup | None:
+    """Of a task of classes; it smooths the labels that it mixes, in the loss's place."""
+    if not config.mixes:
         return None
     return Mixup(  # type: ignore[no-untyped-call]
         config.mixup,
         config.cutmix,
-        label_smoothing=label_smoothing,
+        label_smoothing=task.label_smoothing,
         num_classes=config.num_classes,
     )
-
-
-def mix(mixup: Mixup | None, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Images, changed in place, and targets after mixup or cutmix."""
-    if mixup is None:
-        return images, targets
-    with seeded(seed):
-        mixed: tuple[Tensor, Tensor] = mixup(images, targets)
-    return mixed

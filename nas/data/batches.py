@@ -7,12 +7,13 @@ split, its *number* through all images of the data set.
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol, Self
 
 import torch
+import torch.utils.data
 from timm.data.mixup import Mixup
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from nas.checks import check
 from nas.config.sections import DataConfig
@@ -21,28 +22,31 @@ from nas.data.augmentation import (
     eval_transform,
     flip,
     make_mixup,
-    mix,
     normalize,
     train_transform,
     translate,
 )
 from nas.data.images import Source, Split, UnreadableImage, open_source
 from nas.seeds import derive_seed, seeded
+from supernet.task import Batch, Task
 
-__all__ = ["Batch", "ImageData", "Split", "load"]
+__all__ = ["Dataset", "Split", "load"]
 
 # What a seed is used for; each use has a stream of its own.
 SPLITS, EXAMPLES, AUGMENTATION, MIXUP = range(4)
 
 
-class Batch(NamedTuple):
-    images: Tensor  # (B, C, H, W) float32, normalised
-    targets: Tensor  # (B,) int64; in training with mixup or cutmix (B, num_classes) probabilities
-    indices: Tensor  # (B,) int64, positions within the split
+class Dataset(Protocol):
+    """A data set as batches on the device.
 
+    Inputs are images (B, C, H, W) float32, normalised. Targets are classes (B,) int64, in training
+    with mixup or cutmix probabilities (B, num_classes), or numbers (B, T) float32.
+    """
 
-class ImageData(Protocol):
-    """A data set as batches on the device."""
+    @property
+    def task(self) -> Task:
+        """What is learned, fitted to the targets of the train split."""
+        ...
 
     @property
     def num_train(self) -> int:
@@ -51,7 +55,7 @@ class ImageData(Protocol):
 
     def num_examples(self, split: Split) -> int: ...
 
-    def unmixed(self) -> "ImageData":
+    def unmixed(self) -> "Dataset":
         """The same without mixup and cutmix, whose images would shift the statistics of norms."""
         ...
 
@@ -76,26 +80,24 @@ class ImageData(Protocol):
         ...
 
 
-def load(
-    config: DataConfig, *, seed: int, device: torch.device, label_smoothing: float = 0.0
-) -> ImageData:
+def load(config: DataConfig, task: Task, *, seed: int, device: torch.device) -> Dataset:
     """Opens the data set that is asked for; its splits depend on `seed` alone.
 
-    `label_smoothing` goes into the targets of mixup and cutmix; without these it is the loss's
-    business. Raises ValueError for data that do not fit the configuration and for settings that
-    have no effect with the loader.
+    Raises ValueError for data that do not fit the configuration and for settings that have no
+    effect with the loader.
     """
     source = open_source(config, Generator().manual_seed(derive_seed(seed, SPLITS, 0)))
-    mixup = make_mixup(config, label_smoothing)
+    mixup = make_mixup(config, task)
+    task = task.fitted(source.targets[source.splits["train"]], source.names)
     if is_resident(config, len(source.targets)):
         rule = "empty with the resident loader (see data.loader, data.resident_mib)"
         check("data.auto_augment", not config.auto_augment, rule, config.auto_augment)
         rule = f"less than data.img_size ({config.img_size})"
         check("data.shift", config.shift < config.img_size, rule, config.shift)
-        return Resident(config, source, mixup, read_all(config, source).to(device))
+        return Resident(task, config, source, mixup, read_all(config, source).to(device))
     rule = "0 with the stream loader (see data.loader, data.resident_mib)"
     check("data.shift", config.shift == 0, rule, config.shift)
-    return Stream(config, source, mixup, train_transform(config), device)
+    return Stream(task, config, source, mixup, train_transform(config), device)
 
 
 def is_resident(config: DataConfig, num_images: int) -> bool:
@@ -106,13 +108,13 @@ def is_resident(config: DataConfig, num_images: int) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Resident:
-    """All images as one tensor on the device, which also augments them."""
+class Opened:
+    """What both loaders have."""
 
+    task: Task
     config: DataConfig
     source: Source
     mixup: Mixup | None
-    pixels: Tensor  # (n, C, H, W) uint8
 
     @property
     def num_train(self) -> int:
@@ -121,8 +123,23 @@ class Resident:
     def num_examples(self, split: Split) -> int:
         return len(self.source.splits[split])
 
-    def unmixed(self) -> ImageData:
+    def unmixed(self) -> Self:
         return replace(self, mixup=None)
+
+    def mix(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Images, changed in place, and targets after mixup or cutmix."""
+        if self.mixup is None:
+            return images, targets
+        with seeded(seed):
+            mixed: tuple[Tensor, Tensor] = self.mixup(images, targets)
+        return mixed
+
+
+@dataclass(frozen=True, eq=False)
+class Resident(Opened):
+    """All images as one tensor on the device, which also augments them."""
+
+    pixels: Tensor  # (n, C, H, W) uint8
 
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
@@ -135,8 +152,8 @@ class Resident:
             pixels = self.pixels[numbers[chosen]]
             pixels = self.augment(pixels, derive_seed(seed, AUGMENTATION, batch))
             images = normalize(pixels, self.config)
-            mixed = mix(self.mixup, images, targets[chosen], derive_seed(seed, MIXUP, batch))
-            yield Batch(*mixed, chosen)
+            images, mixed = self.mix(images, targets[chosen], derive_seed(seed, MIXUP, batch))
+            yield Batch((images,), mixed, chosen)
 
     def eval_batches(
         self, split: Split, batch_size: int, *, order: Tensor | None = None
@@ -145,7 +162,7 @@ class Resident:
         positions = torch.arange(len(numbers)) if order is None else order
         for chosen in torch.split(positions.to(numbers.device), batch_size):
             images = normalize(self.pixels[numbers[chosen]], self.config)
-            yield Batch(images, targets[chosen], chosen)
+            yield Batch((images,), targets[chosen], chosen)
 
     def examples(self, split: Split) -> tuple[Tensor, Tensor]:
         """Numbers and targets of a split's images, on the device."""
@@ -161,24 +178,11 @@ class Resident:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class Stream(Opened):
     """Images read and augmented one by one as they are needed, in `data.workers` processes."""
 
-    config: DataConfig
-    source: Source
-    mixup: Mixup | None
     transform: Transform  # of training
     device: torch.device
-
-    @property
-    def num_train(self) -> int:
-        return self.num_examples("train")
-
-    def num_examples(self, split: Split) -> int:
-        return len(self.source.splits[split])
-
-    def unmixed(self) -> ImageData:
-        return replace(self, mixup=None)
 
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
@@ -189,8 +193,8 @@ class Stream:
         pairs = self.read(numbers, self.transform, batch_size, seed=seed, start=start)
         chunks = torch.split(indices.to(self.device), batch_size)
         for batch, pair in enumerate(pairs, start):
-            mixed = mix(self.mixup, *pair, derive_seed(seed, MIXUP, batch))
-            yield Batch(*mixed, chunks[batch])
+            images, mixed = self.mix(*pair, derive_seed(seed, MIXUP, batch))
+            yield Batch((images,), mixed, chunks[batch])
 
     def eval_batches(
         self, split: Split, batch_size: int, *, order: Tensor | None = None
@@ -199,8 +203,8 @@ class Stream:
         positions = torch.arange(len(numbers)) if order is None else order.cpu()
         pairs = self.read(numbers[positions], eval_transform(self.config), batch_size)
         chunks = torch.split(positions.to(self.device), batch_size)
-        for chosen, pair in zip(chunks, pairs, strict=True):
-            yield Batch(*pair, chosen)
+        for chosen, (images, targets) in zip(chunks, pairs, strict=True):
+            yield Batch((images,), targets, chosen)
 
     def read(
         self,
@@ -223,7 +227,7 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader(Dataset[tuple[Tensor, Tensor] | UnreadableImage]):
+class Reader(torch.utils.data.Dataset[tuple[Tensor, Tensor] | UnreadableImage]):
     """Reads and transforms the images of `numbers`, a range of places in it at a time.
 
     What a transform draws depends on the seed and the place alone; without a seed it must draw
@@ -236,7 +240,7 @@ class Reader(Dataset[tuple[Tensor, Tensor] | UnreadableImage]):
     seed: int | None = None
 
     def __getitem__(self, places: range) -> tuple[Tensor, Tensor] | UnreadableImage:
-        """Pixels (B, C, H, W) uint8 and targets (B,)."""
+        """Pixels (B, C, H, W) uint8 and targets (B, ...)."""
         try:
             pixels = torch.stack([self.read(place) for place in places])
         except UnreadableImage as error:
@@ -260,7 +264,7 @@ def ignore_termination(worker: int) -> None:
 def read_batches(
     reader: Reader, batch_size: int, *, start: int = 0, workers: int, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels (B, C, H, W) uint8 and targets (B,), from batch number `start` on."""
+    """Pixels (B, C, H, W) uint8 and targets (B, ...), from batch number `start` on."""
     stop = len(reader.numbers)
     firsts = range(start * batch_size, stop, batch_size)
     loader = DataLoader(

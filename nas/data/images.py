@@ -21,6 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from nas.checks import check
 from nas.config.sections import DataConfig
+from nas.data.image_targets import read_targets
 
 Split = Literal["train", "val", "test"]
 
@@ -36,7 +37,8 @@ class Source:
     """All images of a data set, and the numbers of those of each split."""
 
     read: Callable[[int], Image.Image]  # raises UnreadableImage
-    targets: Tensor  # (n,) int64
+    targets: Tensor  # (n,) int64 of classes, or (n, T) float32
+    names: tuple[str, ...]  # of the classes, or of the T columns
     splits: dict[Split, Tensor]  # int64, ascending
     pixels: Tensor | None = None  # (n, C, H, W) uint8, where all images are in memory anyway
 
@@ -48,7 +50,8 @@ def open_source(config: DataConfig, generator: Generator) -> Source:
     """
     channels = tuple(MODES)
     check("data.in_chans", config.in_chans in channels, f"one of {channels}", config.in_chans)
-    openers = {"digits": open_digits, "image_folder": open_folder}
+    folder = open_listed if config.targets else open_folder
+    openers = {"digits": open_digits, "image_folder": folder}
     return openers.get(config.name, open_cifar)(config, generator)
 
 
@@ -60,8 +63,9 @@ def open_digits(config: DataConfig, generator: Generator) -> Source:
     digits = load_digits()
     pixels = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
     targets = torch.from_numpy(digits.target).long()
-    splits = make_splits(config, targets, [str(digit) for digit in range(10)], generator)
-    return Source(partial(read_pixels, pixels, "L"), targets, splits, pixels)
+    names = tuple(str(digit) for digit in range(10))
+    splits = make_splits(config, by_class(targets, names), generator)
+    return Source(partial(read_pixels, pixels, "L"), targets, names, splits, pixels)
 
 
 def open_cifar(config: DataConfig, generator: Generator) -> Source:
@@ -78,8 +82,11 @@ def open_cifar(config: DataConfig, generator: Generator) -> Source:
         ) from error
     pixels = torch.from_numpy(np.concatenate([train.data, test.data])).permute(0, 3, 1, 2)
     targets = torch.tensor(train.targets + test.targets)
-    splits = make_splits(config, targets, train.classes, generator, num_test=len(test))
-    return Source(partial(read_pixels, pixels, MODES[config.in_chans]), targets, splits, pixels)
+    names, num_own = tuple(train.classes), len(train)
+    classes = by_class(targets[:num_own], names)
+    splits = make_splits(config, classes, generator, torch.arange(num_own, len(targets)))
+    read = partial(read_pixels, pixels, MODES[config.in_chans])
+    return Source(read, targets, names, splits, pixels)
 
 
 def open_folder(config: DataConfig, generator: Generator) -> Source:
@@ -92,14 +99,26 @@ def open_folder(config: DataConfig, generator: Generator) -> Source:
     rule = f"{len(train)}, the number of class folders in data.root"
     check("data.num_classes", config.num_classes == len(train), rule, config.num_classes)
     paths, labels = [], []
-    for classes in (train, test):
-        for label, files in enumerate(classes.values()):
+    for part in (train, test):
+        for label, files in enumerate(part.values()):
             paths += files
             labels += [label] * len(files)
     targets = torch.tensor(labels)
-    num_test = sum(len(files) for files in test.values())
-    splits = make_splits(config, targets, list(train), generator, num_test=num_test)
-    return Source(partial(read_file, paths, MODES[config.in_chans]), targets, splits)
+    num_own, names = sum(map(len, train.values())), tuple(train)
+    classes = by_class(targets[:num_own], names)
+    splits = make_splits(config, classes, generator, torch.arange(num_own, len(paths)))
+    return Source(partial(read_file, paths, MODES[config.in_chans]), targets, names, splits)
+
+
+def open_listed(config: DataConfig, generator: Generator) -> Source:
+    """The images that `data.targets` lists, with the numbers that it gives."""
+    rows = read_targets(config)
+    targets = torch.tensor([row.values for row in rows], dtype=torch.float32)  # (n, T)
+    tests = torch.tensor([row.is_test for row in rows], dtype=torch.bool)
+    own = {"listed in data.targets for training": (~tests).nonzero()[:, 0]}
+    splits = make_splits(config, own, generator, tests.nonzero()[:, 0])
+    read = partial(read_file, [row.path for row in rows], MODES[config.in_chans])
+    return Source(read, targets, tuple(config.columns), splits)
 
 
 Classes = dict[str, list[str]]  # the image files of each class
@@ -158,43 +177,37 @@ def read_file(paths: list[str], mode: str, number: int) -> Image.Image:
         raise UnreadableImage(f"data.root: cannot read image {paths[number]}: {error}") from error
 
 
-def make_splits(
-    config: DataConfig,
-    targets: Tensor,
-    names: list[str],
-    generator: Generator,
-    *,
-    num_test: int = 0,
-) -> dict[Split, Tensor]:
-    """The numbers of each split's images, cut in proportion from every class.
+def by_class(targets: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The numbers of each class's images."""
+    return {
+        f"of class {name!r}": (targets == label).nonzero()[:, 0] for label, name in enumerate(names)
+    }
 
-    The last `num_test` images are the data set's own test split; for 0, one is cut.
+
+def make_splits(
+    config: DataConfig, groups: dict[str, Tensor], generator: Generator, test: Tensor | None = None
+) -> dict[Split, Tensor]:
+    """The numbers of each split's images, cut in proportion from every group.
+
+    `test` has those of the data set's own test split; where it has none, one is cut.
     """
-    num_own = len(targets) - num_test
-    own = targets[:num_own]
-    classes = {name: (own == label).nonzero()[:, 0] for label, name in enumerate(names)}
-    if num_test:
-        test = torch.arange(num_own, len(targets))
-    else:
-        classes, test = cut(classes, config.test_fraction, generator, keep=2)
-    classes, val = cut(classes, config.val_fraction, generator, keep=1)
-    return {"train": torch.cat(list(classes.values())).sort().values, "val": val, "test": test}
+    if test is None or len(test) == 0:
+        groups, test = cut(groups, config.test_fraction, generator, keep=2)
+    groups, val = cut(groups, config.val_fraction, generator, keep=1)
+    return {"train": torch.cat(list(groups.values())).sort().values, "val": val, "test": test}
 
 
 def cut(
-    classes: dict[str, Tensor], fraction: float, generator: Generator, *, keep: int
+    groups: dict[str, Tensor], fraction: float, generator: Generator, *, keep: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Draws a fraction of each class: what is left of each, and all that was drawn, ascending.
+    """Draws a fraction of each group: what is left of each, and all that was drawn, ascending.
 
-    At least one image of a class is drawn, and at least `keep` are left for later splits.
+    At least one image of a group is drawn, and at least `keep` are left for later splits.
     """
     rest, drawn = {}, []
-    for name, numbers in classes.items():
-        if len(numbers) <= keep:
-            raise ValueError(
-                f"data.root must have at least {keep + 1} images of class {name!r} to cut a split "
-                f"from, got {len(numbers)}"
-            )
+    for name, numbers in groups.items():
+        rule = f"a folder with at least {keep + 1} images {name} to cut a split from"
+        check("data.root", len(numbers) > keep, rule, len(numbers))
         count = min(max(1, round(fraction * len(numbers))), len(numbers) - keep)
         shuffled = numbers[torch.randperm(len(numbers), generator=generator)]
         drawn.append(shuffled[:count])

@@ -5,14 +5,17 @@ import json
 import platform
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nas.checks import check
 from nas.config.sections import TargetConfig, TrainConfig
 from nas.hardware.runtimes import unavailable, versions
+from nas.records import DeviceCard
 
 DEFAULT_THREADS = torch.get_num_threads()  # of PyTorch, before train.threads may set another
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,48 +53,17 @@ def device_lock(device: torch.device) -> Path:
     return Path(tempfile.gettempdir(), f"atomweave-{name}.lock")
 
 
-@dataclass(frozen=True)
-class DeviceCard:
-    """What a latency depends on besides the model: figures of two cards do not compare."""
-
-    device: str  # cpu, cuda:0, ...
-    name: str  # of the processor or the GPU
-    driver: str  # CUDA and driver versions, empty for the CPU
-    host: str  # operating system and machine type
-    threads: int  # CPU threads
-    dtype: str
-    float32_matmul: str  # PyTorch's precision setting of float32 matrix products
-    batch_size: int
-    img_size: int
-    in_chans: int
-    runtime: str  # eager, compile, cuda_graph, onnxruntime, tensorrt
-    runtime_version: str  # of a runtime other than PyTorch
-    torch_version: str
-    python_version: str
-
-    @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        return (self.batch_size, self.in_chans, self.img_size, self.img_size)
-
-    def record(self) -> dict[str, object]:
-        return asdict(self)
-
-    def digest(self) -> str:
-        """A short hash of every field: half of the key under which measurements are cached."""
-        return hashlib.sha256(canonical_json(self.record()).encode()).hexdigest()[:16]
-
-    def describe(self) -> str:
-        where = ", ".join(part for part in (self.name, self.device, self.driver) if part)
-        runtime = f"{self.runtime} {self.runtime_version}".strip()
-        return (
-            f"{where}; batch {self.batch_size} of {self.in_chans} x {self.img_size} x "
-            f"{self.img_size}, {self.dtype}, CPU threads {self.threads}, {runtime}, "
-            f"torch {self.torch_version}, Python {self.python_version}, {self.host}"
-        )
+def digest(card: DeviceCard) -> str:
+    """A short hash of every field: half of the key under which measurements are cached."""
+    text = json.dumps(asdict(card), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def device_card(target: TargetConfig, *, in_chans: int) -> DeviceCard:
-    """The card of this machine's target; ValueError if it has not that device or runtime."""
+def device_card(target: TargetConfig, inputs: Sequence[Tensor]) -> DeviceCard:
+    """The card of this machine's target, for a batch of a network's inputs.
+
+    Raises ValueError if it has not that device or runtime.
+    """
     device = resolve_device(target.device, "target.device")
     on_gpu = device.type == "cuda"
     reason = unavailable(target.runtime, device, DTYPES[target.dtype])
@@ -105,13 +77,16 @@ def device_card(target: TargetConfig, *, in_chans: int) -> DeviceCard:
         dtype=target.dtype,
         float32_matmul=torch.get_float32_matmul_precision(),
         batch_size=target.batch_size,
-        img_size=target.img_size,
-        in_chans=in_chans,
+        inputs=shapes(inputs),
         runtime=target.runtime,
         runtime_version=versions(target.runtime),
         torch_version=torch.__version__,
         python_version=platform.python_version(),
     )
+
+
+def shapes(inputs: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in inputs)
 
 
 def cpu_name() -> str:
@@ -129,8 +104,3 @@ def driver_versions() -> str:
     found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text)
     runtime = f"CUDA {torch.version.cuda}"
     return f"{runtime}, driver {found[1]}" if found else runtime
-
-
-def canonical_json(value: object) -> str:
-    """One text for one value: sorted keys, no spaces, tuples as lists; NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""What the driver tells of a GPU: its clocks, why they were lowered, and the energy it used.
+"""What the driver tells of a GPU: why its clocks were lowered, and the energy it used.
 
 Read through NVML, NVIDIA's management library (package nvidia-ml-py).
 https://docs.nvidia.com/deploy/nvml-api/
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -32,10 +32,9 @@ PATIENCE = 4  # spans, after which a counter that does not move is given up
 class Gpu:
     """One GPU as NVML sees it."""
 
-    nvml: Any  # the module pynvml
-    handle: Any
+    nvml: ModuleType  # pynvml
+    handle: object
     device: torch.device
-    uuid: str
 
     def throttled(self) -> bool:
         """Whether heat or power keeps the clocks down at this moment."""
@@ -56,15 +55,6 @@ class Gpu:
             return float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle))
         except self.nvml.NVMLError_NotSupported:  # before Volta
             return None
-
-    def clocks(self) -> dict[str, int]:
-        """Present and highest clocks of the multiprocessors and of the memory, in MHz."""
-        kinds = {"sm": self.nvml.NVML_CLOCK_SM, "memory": self.nvml.NVML_CLOCK_MEM}
-        clocks = {}
-        for name, kind in kinds.items():
-            clocks[f"{name}_mhz"] = self.nvml.nvmlDeviceGetClockInfo(self.handle, kind)
-            clocks[f"{name}_max_mhz"] = self.nvml.nvmlDeviceGetMaxClockInfo(self.handle, kind)
-        return clocks
 
 
 def open_gpu(device: torch.device) -> Gpu | None:
@@ -94,7 +84,7 @@ def connect(device: torch.device) -> Gpu:
     nvml = importlib.import_module("pynvml")
     nvml.nvmlInit()  # counted: again is harmless
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), device, uuid)
+    return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), device)
 
 
 def energy_per_pass_mj(

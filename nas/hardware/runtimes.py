@@ -1,6 +1,6 @@
 """Runtimes: what makes a pass of a plain model, from PyTorch as it is to an engine of its own.
 
-A pass is one call: it takes images that lie on the device through the model and leaves the logits
+A pass is one call: it takes inputs that lie on the device through the model and leaves the output
 there. No copy from or to the host is part of it.
 """
 
@@ -24,44 +24,44 @@ from torch import Tensor, nn
 from nas.checks import check
 from nas.config.sections import RUNTIMES
 
-Pass = Callable[[], Any]
+Inputs = tuple[Tensor, ...]  # what a model is called with, each (B, ...)
+Pass = Callable[[], Tensor]
 
 WARMUP = 3  # passes before a CUDA graph is captured, as in PyTorch's notes on CUDA graphs
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ENGINES = ("onnxruntime", "tensorrt")  # whose memory is their own
+OUTPUT = "output"  # its name in programs that are made here
 
 
 @contextmanager
-def running(model: nn.Module, images: Tensor, runtime: str, *, threads: int) -> Iterator[Pass]:
-    """A pass of `model` on `images` (B, C, H, W), on `threads` CPU threads; it returns the logits.
+def running(model: nn.Module, inputs: Inputs, runtime: str, *, threads: int) -> Iterator[Pass]:
+    """A pass of `model` on `inputs`, on `threads` CPU threads; it returns the output.
 
     The model is the runtime's own: a copy in eval mode, on the device and in the dtype of the
-    images. The logits may lie in one tensor that each pass fills anew. What the pass holds is
+    inputs. The output may lie in one tensor that each pass fills anew. What the pass holds is
     released in the end. Raises ValueError if this machine does not have the runtime.
     """
-    reason = unavailable(runtime, images.device, images.dtype)
+    dtype = next((p.dtype for p in model.parameters()), inputs[0].dtype)
+    reason = unavailable(runtime, inputs[0].device, dtype)
     check("target.runtime", not reason, f"a runtime of this machine: {reason}", runtime)
     with cpu_threads(threads):
-        held = [prepared(model, images, runtime, threads=threads)]
+        held = [prepared(model, inputs, runtime, threads=threads)]
     try:
         yield lambda: held[0]()
     finally:
         held.clear()  # the caller may still hold the lambda
 
 
-def prepared(model: nn.Module, images: Tensor, runtime: str, *, threads: int) -> Pass:
+def prepared(model: nn.Module, inputs: Inputs, runtime: str, *, threads: int) -> Pass:
     match runtime:
         case "compile":
-            return compiled_pass(model, images, threads=threads)
+            return compiled_pass(model, inputs, threads=threads)
         case "cuda_graph":
-            return cuda_graph_pass(model, images)
-        case "onnxruntime":
-            logits = logits_like(model, images)
-            return onnxruntime_pass(onnx_program(model, images), images, logits, threads=threads)
-        case "tensorrt":
-            logits = logits_like(model, images)
-            return tensorrt_pass(tensorrt_engine(onnx_program(model, images)), images, logits)
+            return cuda_graph_pass(model, inputs)
+        case "eager":
+            return eager_pass(model, inputs, threads=threads)
         case _:
-            return eager_pass(model, images, threads=threads)
+            return engine_loader(model, inputs, runtime, threads=threads)()
 
 
 def unavailable(runtime: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -124,22 +124,22 @@ def cpu_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def eager_pass(model: Callable[[Tensor], Any], images: Tensor, *, threads: int) -> Pass:
-    def run() -> Any:
+def eager_pass(model: Callable[..., Tensor], inputs: Inputs, *, threads: int) -> Pass:
+    def run() -> Tensor:
         with torch.inference_mode(), cpu_threads(threads):
-            return model(images)
+            return model(*inputs)
 
     return run
 
 
-def compiled_pass(model: nn.Module, images: Tensor, *, threads: int) -> Pass:
+def compiled_pass(model: nn.Module, inputs: Inputs, *, threads: int) -> Pass:
     """A pass of the model as torch.compile makes it by default, already compiled.
 
     The modes that tune each matrix product take minutes a model, longer than a search can spend.
     """
 
-    def forward(images: Tensor) -> Any:
-        return model(images)
+    def forward(*inputs: Tensor) -> Tensor:
+        return model(*inputs)
 
     # What is compiled is kept with the code object and counted there, 256 versions at most in a
     # process, models that are gone included. One of its own for each model needs no reset of all
@@ -148,80 +148,99 @@ def compiled_pass(model: nn.Module, images: Tensor, *, threads: int) -> Pass:
         forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__
     )
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
-    run = eager_pass(compiled, images, threads=threads)
+    run = eager_pass(compiled, inputs, threads=threads)
     run()
     return run
 
 
-def cuda_graph_pass(model: nn.Module, images: Tensor) -> Pass:
+def cuda_graph_pass(model: nn.Module, inputs: Inputs) -> Pass:
     """A replay of the kernels of one pass, recorded: the host's part is a single launch.
 
     https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
     """
-    with torch.inference_mode(), torch.cuda.device(images.device):
+    with torch.inference_mode(), torch.cuda.device(inputs[0].device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARMUP):
-                model(images)
+                model(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = model(images)
+            output: Tensor = model(*inputs)
 
-    def run() -> Any:
+    def run() -> Tensor:
         graph.replay()
-        return logits
+        return output
 
     return run
 
 
-def logits_like(model: nn.Module, images: Tensor) -> Tensor:
-    """A tensor for the logits of a pass, of their shape and dtype and on their device."""
+def engine_loader(
+    model: nn.Module, inputs: Inputs, runtime: str, *, threads: int
+) -> Callable[[], Pass]:
+    """Converts the model to ONNX; each call loads that into an engine and gives a pass of it."""
+    program = onnx_program(model, inputs)
     with torch.inference_mode():
-        return torch.empty_like(model(images), memory_format=torch.contiguous_format)
+        output = torch.empty_like(model(*inputs), memory_format=torch.contiguous_format)
+    if runtime == "tensorrt":
+        return lambda: tensorrt_pass(tensorrt_engine(program), inputs, output)
+    return partial(onnxruntime_pass, program, inputs, output, threads=threads)
 
 
-def onnx_program(model: nn.Module, images: Tensor) -> bytes:
-    """The model as ONNX for the very shape of `images`, exported the way the finding is in the end.
+def onnx_program(model: nn.Module, inputs: Inputs) -> bytes:
+    """The model as ONNX for the very shapes of `inputs`, made the way the finding is in the end.
 
     Without the exporter's optimisation it would be faster made, but not be what is deployed.
     """
     # Of a copy made in inference mode no gradient may be asked, which the exporter would do.
     model.requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
-        program = torch.export.export(model, (torch.zeros_like(images),))
+        program = torch.export.export(model, tuple(map(torch.zeros_like, inputs)))
         exported = torch.onnx.export(
-            program, input_names=["images"], output_names=["logits"], verbose=False
+            program, input_names=input_names(inputs), output_names=[OUTPUT], verbose=False
         )
     if exported is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return exported.model_proto.SerializeToString()
 
 
-def onnxruntime_pass(program: bytes, images: Tensor, logits: Tensor, *, threads: int) -> Pass:
-    """A pass of an ONNX program of float32 that reads `images` and fills `logits` in place."""
-    device, images = images.device, images.contiguous()
+def input_names(inputs: Inputs) -> list[str]:
+    return [f"input_{place}" for place in range(len(inputs))]
+
+
+def by_name(inputs: Inputs, output: Tensor) -> dict[str, Tensor]:
+    """What a program reads and writes in place, without gaps, by the names in it."""
+    contiguous = [tensor.contiguous() for tensor in inputs]
+    return {**dict(zip(input_names(inputs), contiguous, strict=True)), OUTPUT: output}
+
+
+def onnxruntime_pass(program: bytes, inputs: Inputs, output: Tensor, *, threads: int) -> Pass:
+    """A pass of an ONNX program that reads `inputs` and fills `output` in place."""
+    device = output.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     session = onnxruntime_session(program, device, stream, threads=threads)
     binding = session.io_binding()
-    for bind, name, tensor in (
-        (binding.bind_input, "images", images),
-        (binding.bind_output, "logits", logits),
-    ):
-        shape, index = tuple(tensor.shape), device.index or 0
-        bind(name, device.type, index, np.float32, shape, tensor.data_ptr())
+    tensors = by_name(inputs, output)
+    for name, tensor in tensors.items():
+        bind = binding.bind_output if name == OUTPUT else binding.bind_input
+        kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        index, shape = device.index or 0, tuple(tensor.shape)
+        bind(name, device.type, index, kind, shape, tensor.data_ptr())
     options = onnxruntime.RunOptions()
     if stream is not None:  # awaited by who times it, as a pass of any other runtime
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    # The binding holds addresses; the partial holds the tensors that lie there.
-    run = partial(run_bound, session, binding, options, (images, logits))
+
+    def run() -> Tensor:
+        session.run_with_iobinding(binding, options)
+        return tensors[OUTPUT]  # the binding holds addresses of all of them, not the tensors
+
     return run if stream is None else on_stream(run, stream)
 
 
 def onnxruntime_session(
     program: bytes, device: torch.device, stream: torch.cuda.Stream | None, *, threads: int
-) -> Any:
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -241,11 +260,6 @@ def onnxruntime_session(
     if session.get_providers()[0] != provider:  # it goes on without one that fails to load
         raise RuntimeError(f"onnxruntime could not load its {provider}")
     return session
-
-
-def run_bound(session: Any, binding: Any, options: Any, tensors: tuple[Tensor, Tensor]) -> Tensor:
-    session.run_with_iobinding(binding, options)
-    return tensors[1]
 
 
 def tensorrt_engine(program: bytes) -> Any:
@@ -271,32 +285,30 @@ def tensorrt_engine(program: bytes) -> Any:
     return trt.Runtime(logger).deserialize_cuda_engine(plan)
 
 
-def tensorrt_pass(engine: Any, images: Tensor, logits: Tensor) -> Pass:
-    """A pass of an engine of TensorRT that reads `images` and fills `logits` in place."""
-    images = images.contiguous()
-    context = engine.create_execution_context()
-    for name, tensor in (("images", images), ("logits", logits)):
+def tensorrt_pass(engine: Any, inputs: Inputs, output: Tensor) -> Pass:
+    """A pass of an engine of TensorRT that reads `inputs` and fills `output` in place."""
+    context, tensors = engine.create_execution_context(), by_name(inputs, output)
+    for name, tensor in tensors.items():
         context.set_tensor_address(name, tensor.data_ptr())
-    stream = torch.cuda.Stream(images.device)  # on the default one it would wait for the host
-    run = partial(run_engine, context, stream, (images, logits))
+    stream = torch.cuda.Stream(output.device)  # on the default one it would wait for the host
+
+    def run() -> Tensor:
+        if not context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not start a pass")
+        return tensors[OUTPUT]  # the context holds addresses of all of them, not the tensors
+
     return on_stream(run, stream)
-
-
-def run_engine(context: Any, stream: torch.cuda.Stream, tensors: tuple[Tensor, Tensor]) -> Tensor:
-    if not context.execute_async_v3(stream.cuda_stream):
-        raise RuntimeError("TensorRT could not start a pass")
-    return tensors[1]
 
 
 def on_stream(run: Pass, stream: torch.cuda.Stream) -> Pass:
     """`run`, which works on `stream`, in its place among the work of the current stream."""
 
-    def run_in_place() -> Any:
+    def run_in_place() -> Tensor:
         current = torch.cuda.current_stream(stream.device)
         stream.wait_stream(current)
-        logits = run()
+        output = run()
         current.wait_stream(stream)
-        return logits
+        return output
 
     return run_in_place
 

@@ -14,26 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.hardware.device import DTYPES, DeviceCard
+from nas.config.sections import TargetConfig
+from nas.hardware.device import DTYPES
 from nas.hardware.memory import MIB, allocator_peak_mib, device_growth_mib, resident_growth_mib
 from nas.hardware.nvml import Gpu, energy_per_pass_mj, open_gpu
 from nas.hardware.runtimes import (
+    ENGINES,
+    Inputs,
     Pass,
     cpu_threads,
-    logits_like,
-    onnx_program,
-    onnxruntime_pass,
+    engine_loader,
     running,
-    tensorrt_engine,
-    tensorrt_pass,
     unavailable,
 )
 from nas.hardware.timing import Call, Effort, Latency, Rounds, summarise, time_until_precise
+from nas.records import STRICT, DeviceCard, Measurement
 
 
 @dataclass(frozen=True)
 class Session:
     """What one sitting of timed passes found of one model, per batch of the device's card."""
+
+    __pydantic_config__ = STRICT  # for who reads it from a file
 
     model_ms: tuple[float, ...]  # of each pass
     reference_ms: tuple[float, ...]  # of the reference's pass beside it
@@ -42,28 +44,31 @@ class Session:
     num_throttled: int
     memory_mib: float
     resident_mib: float | None  # growth of the process's peak resident set, on the CPU
-    energy_mj: float | None  # millijoules an image, on a GPU that tells
-    flops: int  # of one image
+    energy_mj: float | None  # millijoules an example, on a GPU that tells
+    flops: int  # of one example
+
+    def __post_init__(self) -> None:
+        times = (*self.model_ms, *self.reference_ms)
+        if len(self.model_ms) != len(self.reference_ms) or len(times) < 4 or min(times) <= 0:
+            raise ValueError(f"a session must have pairs of positive milliseconds, got {times}")
 
     def latency(self) -> Latency:
         return summarise(self.model_ms, self.reference_ms)
 
 
-@dataclass(frozen=True)
-class Constants:
-    """What every session of a model finds alike."""
-
-    memory_mib: float
-    flops: int  # of one image
+def effort_of(target: TargetConfig) -> Effort:
+    return Effort(target.warmup, target.passes, target.precision, target.time_limit_s)
 
 
 class Bench:
-    """Models of one card's device and input, timed in turns with one reference."""
+    """Models of one card's device and inputs, timed in turns with one reference."""
 
-    def __init__(self, reference: nn.Module, card: DeviceCard, effort: Effort) -> None:
+    def __init__(
+        self, reference: nn.Module, inputs: Inputs, card: DeviceCard, effort: Effort
+    ) -> None:
         self.card, self.effort = card, effort
         self.device = torch.device(card.device)
-        self.images = random_images(card)
+        self.inputs = tuple(self.converted(tensor) for tensor in inputs)
         self.gpu: Gpu | None = open_gpu(self.device)
         self.passes_s = 0.0  # spent in timed passes and in those whose memory is measured
         # Prepared once: compiling it takes longer than timing it.
@@ -73,11 +78,10 @@ class Bench:
     def close(self) -> None:
         self._stack.close()
 
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def converted(self, tensor: Tensor) -> Tensor:
+        """On the card's device, and in its dtype unless it holds integers."""
+        dtype = DTYPES[self.card.dtype] if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype)
 
     @contextmanager
     def running(self, model: nn.Module, runtime: str = "") -> Iterator[Call]:
@@ -87,12 +91,12 @@ class Bench:
         other's weights in a cache.
         """
         card, runtime = self.card, runtime or self.card.runtime
-        with running(ready(model, card), self.images, runtime, threads=card.threads) as call:
+        with running(ready(model, card), self.inputs, runtime, threads=card.threads) as call:
             yield call
 
     def rounds(self, calls: Sequence[Call]) -> Rounds:
         """Rounds of the calls with the reference last; each call has the time of one alone."""
-        throttled = self.gpu.throttled if self.gpu else never
+        throttled = self.gpu.throttled if self.gpu else lambda: False
         limit_s = max(1, len(calls)) * self.effort.time_limit_s
         effort = replace(self.effort, time_limit_s=limit_s)
         with self._spent():
@@ -110,21 +114,22 @@ class Bench:
         self,
         models: Sequence[nn.Module],
         *,
-        constants: Sequence[Constants | None] = (),
+        known: Sequence[Measurement | None] = (),
         details: bool = False,
     ) -> list[Session]:
         """One session of each model, all timed in turns; `details` take seconds a model more.
 
-        `constants` are those of each model that earlier sessions have found, None for unknown.
+        `known` is what earlier sessions found of each, whose memory and FLOPs need no new look.
         """
         with ExitStack() as stack:
             calls = [stack.enter_context(self.running(model)) for model in models]
             rounds = self.rounds(calls)
             energies = [self.energy_mj(call) if details else None for call in calls]
-            known = constants or [None] * len(models)
-            found = [
-                self.constants(model, call) if own is None else own
-                for model, call, own in zip(models, calls, known, strict=True)
+            constants = [
+                self.memory_and_flops(model, call) if own is None else (own.memory_mib, own.flops)
+                for model, call, own in zip(
+                    models, calls, known or [None] * len(models), strict=True
+                )
             ]
         reference_ms = tuple(rounds.of(-1))
         return [
@@ -134,10 +139,10 @@ class Bench:
                 num_warmup=rounds.num_warmup,
                 num_interrupted=rounds.num_interrupted,
                 num_throttled=rounds.num_throttled,
-                memory_mib=found[index].memory_mib,
+                memory_mib=constants[index][0],
                 resident_mib=self.resident_mib(model) if details else None,
                 energy_mj=energies[index],
-                flops=found[index].flops,
+                flops=constants[index][1],
             )
             for index, model in enumerate(models)
         ]
@@ -149,26 +154,26 @@ class Bench:
 
         All are relative to the reference in the card's own runtime.
         """
-        found: dict[str, Latency | str] = {}
+        reasons: dict[str, str] = {}
         calls: dict[str, Call] = {}
         with ExitStack() as stack:
             for runtime in runtimes:
-                reason = unavailable(runtime, self.device, DTYPES[self.card.dtype])
-                if reason:
-                    found[runtime] = reason
+                reasons[runtime] = unavailable(runtime, self.device, DTYPES[self.card.dtype])
+                if reasons[runtime]:
                     continue
                 try:
                     call = stack.enter_context(self.running(model, runtime))
                     call()
                 except Exception as error:  # whatever a compiler, a converter or an engine raises
-                    found[runtime] = f"{type(error).__name__}: {error}".partition("\n")[0]
+                    reasons[runtime] = f"{type(error).__name__}: {error}".partition("\n")[0]
                 else:
                     calls[runtime] = call
             rounds = self.rounds(list(calls.values()))
-        reference_ms = rounds.of(-1)
-        for index, runtime in enumerate(calls):
-            found[runtime] = summarise(rounds.of(index), reference_ms)
-        return found
+        latencies = {
+            runtime: summarise(rounds.of(index), rounds.of(-1))
+            for index, runtime in enumerate(calls)
+        }
+        return reasons | latencies
 
     def energy_mj(self, call: Call) -> float | None:
         if self.gpu is None:
@@ -176,42 +181,35 @@ class Bench:
         of_batch = energy_per_pass_mj(call, self.gpu)
         return None if of_batch is None else of_batch / self.card.batch_size
 
-    def constants(self, model: nn.Module, call: Call) -> Constants:
+    def memory_and_flops(self, model: nn.Module, call: Call) -> tuple[float, int]:
         with self._spent():
             memory_mib = self.memory_mib(model, call)
-        return Constants(memory_mib, count_flops(model, self.card.input_shape[1:]))
+        return memory_mib, count_flops(model, self.inputs)
 
     def memory_mib(self, model: nn.Module, call: Call) -> float:
-        """Peak memory of weights, buffers, input and activations.
+        """Peak memory of weights, buffers, inputs and activations.
 
         By PyTorch's allocator, to the byte, where the runtime takes its memory from there: eager,
         compiled, and as a CUDA graph, whose pool holds what an eager pass takes. Engines have an
         allocator of their own: what they and their weights add to the process counts.
         """
-        if self.card.runtime in ("onnxruntime", "tensorrt"):
-            return self.engine_mib(model)
         plain = ready(model, self.card)
-        run = call if self.card.runtime == "compile" else lambda: plain(self.images)
-        held = [*plain.parameters(), *plain.buffers(), self.images]
+        if self.card.runtime in ENGINES:
+            return self.engine_mib(plain)
+        run = call if self.card.runtime == "compile" else lambda: plain(*self.inputs)
+        held = [*plain.parameters(), *plain.buffers(), *self.inputs]
         with torch.inference_mode(), cpu_threads(self.card.threads):
             return allocator_peak_mib(run, held, self.device)
 
-    def engine_mib(self, model: nn.Module) -> float:
-        plain, images, threads = ready(model, self.card), self.images, self.card.threads
-        program, logits = onnx_program(plain, images), logits_like(plain, images)
-
-        def load() -> Pass:
-            if self.card.runtime == "tensorrt":
-                return tensorrt_pass(tensorrt_engine(program), images, logits)
-            return onnxruntime_pass(program, images, logits, threads=threads)
-
-        if self.device.type == "cuda":
-            return device_growth_mib(load, self.device) + images.nbytes / MIB
-        grown = resident_growth_mib(load)
+    def engine_mib(self, plain: nn.Module) -> float:
+        runtime, inputs = self.card.runtime, self.inputs
+        load = engine_loader(plain, inputs, runtime, threads=self.card.threads)
+        on_gpu = self.device.type == "cuda"
+        grown = device_growth_mib(load, self.device) if on_gpu else resident_growth_mib(load)
         if grown is None:
             rule = "one whose memory this system tells, which takes Linux"
-            raise ValueError(f"target.runtime must be {rule}, got {self.card.runtime!r}")
-        return grown + images.nbytes / MIB
+            raise ValueError(f"target.runtime must be {rule}, got {runtime!r}")
+        return grown + sum(tensor.nbytes for tensor in inputs) / MIB
 
     def resident_mib(self, model: nn.Module) -> float | None:
         """Growth of the resident set by an eager copy and its passes, on the CPU."""
@@ -220,14 +218,14 @@ class Bench:
 
         def load() -> Pass:
             plain = ready(model, self.card)
-            return lambda: plain(self.images)
+            return lambda: plain(*self.inputs)
 
         with torch.inference_mode(), cpu_threads(self.card.threads):
             return resident_growth_mib(load)
 
 
-def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """FLOPs of one image of `input_shape` (C, H, W); a multiply-add counts as 2, as in PyTorch.
+def count_flops(model: nn.Module, inputs: Inputs) -> int:
+    """FLOPs of the first example of `inputs`; a multiply-add counts as 2, as in PyTorch.
 
     Counted on the meta device: on the CPU some builds count no FLOPs for attention.
     """
@@ -236,7 +234,7 @@ def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     empty = {id(tensor): on_meta(tensor) for tensor in tensors}
     skeleton = copy.deepcopy(model, empty).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        skeleton(torch.empty(1, *input_shape, device="meta"))
+        skeleton(*(on_meta(tensor[:1]) for tensor in inputs))
     return counter.get_total_flops()
 
 
@@ -249,13 +247,3 @@ def on_meta(tensor: Tensor) -> Tensor:
 def ready(model: nn.Module, card: DeviceCard) -> nn.Module:
     """A copy of the model on the card's device, in its dtype and in eval mode."""
     return copy.deepcopy(model).to(torch.device(card.device), DTYPES[card.dtype]).eval()
-
-
-def random_images(card: DeviceCard) -> Tensor:
-    """Normal noise of the card's input shape (B, C, H, W), the same at every call."""
-    images = torch.randn(card.input_shape, generator=torch.Generator().manual_seed(0))
-    return images.to(torch.device(card.device), DTYPES[card.dtype])
-
-
-def never() -> bool:
-    return False

@@ -4,12 +4,15 @@ Letters: n architectures, P predictions of the same architectures, R resamples, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import nan
+from dataclasses import replace
+from math import isnan, nan
+from statistics import stdev
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau, rankdata
+
+from nas.results import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -22,23 +25,14 @@ FIGURES = (
     "precision_10",
     "best_true_rank",
 )
-SPARSE_STEP = 0.001  # of sparse tau: 0.1 percentage points of accuracy
+SPARSE_STEP = 0.001  # of sparse tau: 0.1 percentage points of a fraction
 NUM_PREDICTED_BEST = 10  # of the best true rank
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval; nan where it is not defined."""
-
-    value: float
-    low: float
-    high: float
 
 
 def figures(truth: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     """Every figure of `FIGURES` by name; higher scores are better.
 
-    `truth` (n,) are accuracies as fractions, `predicted` (n,) scores of any scale. What needs two
+    `truth` (n,) are scores in their own unit, `predicted` (n,) of any scale. What needs two
     different values on either side is nan without them: the taus and Spearman's correlation.
     Raises ValueError unless both are finite, equally long and not empty.
     """
@@ -58,7 +52,7 @@ def figures(truth: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
 def estimate(
     truth: ArrayLike, predictions: Sequence[ArrayLike], *, resamples: int, seed: int
 ) -> tuple[list[dict[str, Estimate]], dict[str, Estimate]]:
-    """The figures of each prediction, and their means over the predictions.
+    """The figures of each prediction, and their means over the predictions with their spread.
 
     Intervals are percentiles over `resamples` draws of n architectures with replacement (Efron,
     1979), the same draws for every prediction and for every call with this seed. Draws in which a
@@ -73,7 +67,16 @@ def estimate(
         draw[:] = [row(true[chosen], predicted[chosen]) for true, predicted in pairs]
     values = np.array([row(true, predicted) for true, predicted in pairs])  # (P, F)
     each = [with_intervals(values[p], draws[:, p]) for p in range(len(pairs))]
-    return each, with_intervals(values.mean(0), draws.mean(1))
+    means = with_intervals(values.mean(0), draws.mean(1))
+    return each, {
+        name: replace(means[name], sd=spread(column))
+        for name, column in zip(FIGURES, values.T.tolist(), strict=True)
+    }
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The standard deviation of a sample, None of a single value or of an undefined one."""
+    return stdev(values) if len(values) > 1 and not any(map(isnan, values)) else None
 
 
 def row(truth: Floats, predicted: Floats) -> list[float]:
@@ -86,8 +89,8 @@ def with_intervals(values: Floats, draws: Floats) -> dict[str, Estimate]:
     estimates = {}
     for name, value, column in zip(FIGURES, values, draws.T, strict=True):
         defined = column[~np.isnan(column)]
-        low, high = np.percentile(defined, (2.5, 97.5)) if len(defined) else (nan, nan)
-        estimates[name] = Estimate(float(value), float(low), float(high))
+        low, high = np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else (None, None)
+        estimates[name] = Estimate(None if isnan(value) else float(value), low, high)
     return estimates
 
 

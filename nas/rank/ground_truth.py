@@ -1,38 +1,45 @@
-"""True accuracies to compare a supernet's scores with, read from the table of a benchmark."""
+"""True scores to compare a supernet's with, read from the table of a benchmark."""
 
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from nas.checks import check
 from nas.config.sections import RankConfig
+from search_spaces.space import Arch, Space
+from supernet.task import Metric
 
 PARAMS = "params_million"  # the column that a table may have
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Architectures with their accuracies as fractions, in the same order."""
+    """Architectures with their true scores, the higher the better, in the same order."""
 
     source: str  # in words
-    archs: tuple[Any, ...]
+    archs: tuple[Arch, ...]
     scores: tuple[float, ...]
+    is_fraction: bool
     params: tuple[float, ...] | None = None  # as the source counts them
+
+
+def worth_in_words(metric: Metric) -> str:
+    """An error on val is negated, so that higher is better."""
+    return f"{'' if metric.higher_is_better else 'negated '}val {metric.words}"
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of a table: the accuracy as a fraction, the parameters where the table has them."""
 
-    arch: Any
+    arch: Arch
     score: float
     params: float | None
 
 
-def read_table(settings: RankConfig, space: Any) -> GroundTruth:
+def read_table(settings: RankConfig, space: Space[Arch]) -> GroundTruth:
     """`rank.num_archs` architectures of the table, drawn with `rank.seed`, in the table's order.
 
     Those that the space does not have are left out before. Raises ValueError that names the key,
@@ -51,15 +58,12 @@ def read_table(settings: RankConfig, space: Any) -> GroundTruth:
         source=f"{settings.column} of {Path(settings.table).name}",
         archs=tuple(row.arch for row in rows),
         scores=tuple(row.score for row in rows),
+        is_fraction=True,
         params=params or None,
     )
 
 
-def read_rows(settings: RankConfig, space: Any) -> list[Row]:
-    arch_class = type(space.smallest())
-    parse = getattr(arch_class, "from_string", None)
-    rule = f"empty, no notation is known for the text of a {arch_class.__name__}"
-    check("rank.table", parse is not None, rule, settings.table)
+def read_rows(settings: RankConfig, space: Space[Arch]) -> list[Row]:
     try:
         with Path(settings.table).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -70,7 +74,7 @@ def read_rows(settings: RankConfig, space: Any) -> list[Row]:
             rows = []
             for record in reader:
                 try:
-                    rows.append(parse_row(record, settings.column, parse))
+                    rows.append(parse_row(record, settings.column, space))
                 except ValueError as error:
                     where = f"rank.table: {settings.table} line {reader.line_num}"
                     raise ValueError(f"{where}: {error}") from error
@@ -81,11 +85,11 @@ def read_rows(settings: RankConfig, space: Any) -> list[Row]:
     return rows
 
 
-def parse_row(record: Mapping[str, str | None], column: str, parse: Any) -> Row:
+def parse_row(record: Mapping[str, str | None], column: str, space: Space[Arch]) -> Row:
     percent = number(record, column)
     check(column, 0 <= percent <= 100, "percent, in 0..100", percent)
     params = number(record, PARAMS) * 1e6 if PARAMS in record else None
-    return Row(parse(record["arch"] or ""), percent / 100, params)
+    return Row(space.from_text(record["arch"] or ""), percent / 100, params)
 
 
 def number(record: Mapping[str, str | None], column: str) -> float:
@@ -95,7 +99,7 @@ def number(record: Mapping[str, str | None], column: str) -> float:
         raise ValueError(f"{column} must be a number, got {record[column]!r}") from error
 
 
-def lies_in(space: Any, arch: Any) -> bool:
+def lies_in(space: Space[Arch], arch: Arch) -> bool:
     try:
         space.encode(arch)
     except ValueError:

@@ -1,172 +1,126 @@
 """Ground truth made here: subnets trained alone from scratch, one after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
+from json import dumps
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from rich.console import Console
-from timm.utils.model_ema import ModelEmaV3
 
 from nas.checks import check
 from nas.config.config import Config
 from nas.config.run_folder import FREE_KEYS
-from nas.config.sections import TrainConfig
-from nas.data.batches import ImageData, load
+from nas.data.batches import Dataset
 from nas.evaluate import calibrated, evaluate
-from nas.exits import Diverged, Stopped, stop_signals
-from nas.files import append_record, read_records
-from nas.hardware.device import canonical_json, training_device
-from nas.rank.ground_truth import GroundTruth
+from nas.exits import Stopped, stop_signals
+from nas.rank.findings import Findings
+from nas.rank.ground_truth import GroundTruth, worth_in_words
+from nas.records import Score
 from nas.seeds import mixed_seed
 from nas.tracking import Bar, progress
-from nas.train.optimization import autocast, is_finite, make_optimizer, make_scheduler, uses_bf16
-from nas.train.weights import make_supernet
-from supernet.losses import cross_entropy
+from nas.train.training import Training
+from nas.train.weights import new_supernet
+from search_spaces.space import Arch, ArchT
+from supernet.losses import Labels
+from supernet.sampling.examples import UniformData
+from supernet.sampling.paths import Path as SampledPath
+from supernet.sampling.paths import PathSampler
 
 # Settings that only the training of a supernet reads.
-UNUSED = ("eval_every", "momentum_choice", "probes", "schedule", "snapshots", "variance_draws")
+UNUSED = ("train.eval_every", "train.probes", "train.snapshots", "train.variance_draws")
 
 
-def train_standalone(config: Config, run: Path, console: Console, data: ImageData) -> GroundTruth:
+class OnePath(PathSampler[ArchT]):
+    """The same subnet at every step."""
+
+    def __init__(self, arch: ArchT) -> None:
+        self.arch = arch
+
+    def draw(self, generator: Random) -> list[SampledPath[ArchT]]:
+        return [SampledPath(self.arch, "standalone")]
+
+
+def train_standalone(
+    config: Config, run: Path, console: Console, data: Dataset, device: torch.device
+) -> GroundTruth:
     """Trains `rank.standalone` architectures, but for those in run/standalone.jsonl.
 
-    Each is scored by its top-1 on val, which `data`, without mixup, holds. Raises Stopped after
-    SIGINT or SIGTERM, and Diverged for a loss that is not finite; what was trained before stays.
+    Each is scored on val. Raises Stopped after SIGINT or SIGTERM, and Diverged for a loss that is
+    not finite; what was trained before stays.
     """
-    settings = standalone_settings(config)
-    archs = draw_archs(config)
-    path, digest = run / "standalone.jsonl", settings_digest(config, settings)
-    known = read_known(path, digest)
-    missing = {place: arch for place, arch in enumerate(archs) if key_of(arch) not in known}
+    config = standalone_config(config)
+    archs, epochs = draw_archs(config), config.train.epochs
+    known = Findings(run / "standalone.jsonl", conditions(config), Score, config.space)
+    missing = {place: arch for place, arch in enumerate(archs) if arch not in known.known}
     if missing:
-        for record in train_each(config, settings, missing, data, console):
-            append_record(path, {"digest": digest, **record})
-        known = read_known(path, digest)
-    scores = tuple(float(known[key_of(arch)]["top1"]) for arch in archs)
-    source = f"val top-1 of subnets trained alone for {settings.epochs} epochs"
-    return GroundTruth(source, tuple(archs), scores)
+        steps = len(missing) * epochs * (data.num_train // config.data.batch_size)
+        with stop_signals() as stop, progress(console, "standalone", total=steps) as bar:
+            for place, arch in missing.items():
+                training = begin_alone(config, arch, place, data, device)
+                finish(training, bar, stop)
+                # The averaged weights, whose batch norms have no statistics of their own.
+                model = calibrated(training.ema.module, data, config.data.batch_size)
+                known.add(arch, evaluate(model, data, "val"))
+    scores = tuple(known.known[arch].worth for arch in archs)
+    metric = data.task.metric
+    source = f"{worth_in_words(metric)} of subnets trained alone for {epochs} epochs"
+    return GroundTruth(source, tuple(archs), scores, metric.is_fraction)
 
 
-def standalone_settings(config: Config) -> TrainConfig:
+def standalone_config(config: Config) -> Config:
+    """The supernet's recipe for a network that learns from the targets alone."""
     epochs = config.rank.standalone_epochs or config.train.epochs
     warmup = config.train.warmup_epochs
     rule = f"more than train.warmup_epochs ({warmup})"
     check("rank.standalone_epochs", epochs > warmup, rule, epochs)
-    return replace(config.train, epochs=epochs)
+    train = replace(config.train, epochs=epochs)
+    return replace(config, train=train, examples=UniformData, distillation=Labels())
 
 
-def draw_archs(config: Config) -> list[Any]:
+def draw_archs(config: Config) -> list[Arch]:
     """Distinct architectures; a larger number begins with those of a smaller one."""
     count, space = config.rank.standalone, config.space
     rule = f"at most the {space.num_archs()} architectures of the space"
     check("rank.standalone", count <= space.num_archs(), rule, count)
     generator = Random(config.rank.seed)
-    archs: dict[Any, None] = {}
+    archs: dict[Arch, None] = {}
     while len(archs) < count:
         archs[space.sample(generator)] = None
     return list(archs)
 
 
-def settings_digest(config: Config, settings: TrainConfig) -> str:
-    """A short hash of what decides the result of training an architecture alone."""
-    facts = {
+def conditions(config: Config) -> Mapping[str, object]:
+    """What decides the result of training an architecture alone, as a short hash."""
+    sections = {"data": asdict(config.data), "train": asdict(config.train)}
+    facts: dict[str, object] = {
         f"{section}.{name}": value
-        for section, values in (("data", asdict(config.data)), ("train", asdict(settings)))
+        for section, values in sections.items()
         for name, value in values.items()
-        if f"{section}.{name}" not in FREE_KEYS and name not in UNUSED
+        if f"{section}.{name}" not in (*FREE_KEYS, *UNUSED)
     }
-    facts |= {"seed": config.seed, "rank.seed": config.rank.seed}
-    return sha256(canonical_json(facts).encode()).hexdigest()[:16]
+    facts |= {"seed": config.seed, "rank.seed": config.rank.seed, "task": repr(config.task)}
+    facts["model"] = repr(config.supernet.sizes(config.space, config.task))
+    digest = sha256(dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return {"digest": digest, "epochs": config.train.epochs}
 
 
-def read_known(path: Path, digest: str) -> dict[str, Mapping[str, Any]]:
-    records = [record for record in read_records(path) if record["digest"] == digest]
-    return {canonical_json(record["arch"]): record for record in records}
+def begin_alone(
+    config: Config, arch: Arch, place: int, data: Dataset, device: torch.device
+) -> Training:
+    """Of an architecture, with a seed of its place among those drawn."""
+    seed = mixed_seed(config.seed, config.rank.seed, place)
+    config = replace(config, seed=seed, paths=lambda space: OnePath(arch))
+    # The initial weights of its own supernet: each family's own, and no one else's.
+    return Training(config, new_supernet(config).extract(arch), data, device)
 
 
-def key_of(arch: Any) -> str:
-    return canonical_json(asdict(arch))
-
-
-def train_each(
-    config: Config,
-    settings: TrainConfig,
-    archs: Mapping[int, Any],
-    unmixed: ImageData,
-    console: Console,
-) -> Iterator[dict[str, Any]]:
-    """The record of each architecture, by its place among those drawn, as soon as it is trained."""
-    device = training_device(settings)
-    smoothing = settings.label_smoothing
-    data = load(config.data, seed=config.seed, device=device, label_smoothing=smoothing)
-    steps = settings.epochs * (data.num_train // config.data.batch_size)
-    with (
-        stop_signals() as stop,
-        progress(console, "standalone", total=len(archs) * steps) as bar,
-    ):
-        for place, arch in archs.items():
-            alone = Alone(config, settings, arch, place, device)
-            alone.train(data, bar, stop)
-            # The averaged weights, whose batch norms have no statistics of their own.
-            model = calibrated(alone.ema.module, unmixed, config.data.batch_size)
-            accuracy = asdict(evaluate(model, unmixed, "val"))
-            yield {"arch": asdict(arch), "epochs": settings.epochs, "seed": alone.seed, **accuracy}
-
-
-class Alone:
-    """The training of one plain model, by the recipe of the supernet's, always with a cosine."""
-
-    def __init__(
-        self, config: Config, settings: TrainConfig, arch: Any, place: int, device: torch.device
-    ) -> None:
-        self.settings = settings
-        self.device = device
-        self.batch_size = config.data.batch_size
-        self.arch = arch
-        self.seed = mixed_seed(config.seed, config.rank.seed, place)
-        # The initial weights of its own supernet: each family's own, and no one else's.
-        self.model = make_supernet(replace(config, seed=self.seed)).extract(arch).to(device)
-        self.optimizer = make_optimizer(settings, self.model)
-        self.ema = ModelEmaV3(self.model, decay=settings.ema_decay, use_warmup=True)
-        self.bf16 = uses_bf16(settings.precision, device)
-
-    def train(self, data: ImageData, bar: Bar, stop: Sequence[int]) -> None:
-        """Each image once an epoch; raises Stopped between steps as soon as `stop` has a signal."""
-        steps_per_epoch = data.num_train // self.batch_size
-        scheduler = make_scheduler(self.settings, self.optimizer, steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.seed)
-        step = 0
-        self.model.train()
-        for epoch in range(self.settings.epochs):
-            indices = torch.randperm(data.num_train, generator=generator)
-            seed = mixed_seed(self.seed, epoch)
-            for batch in data.train_batches(indices, batch_size=self.batch_size, seed=seed):
-                loss = self.backward(batch.images, batch.targets, step)
-                scheduler.step_update(step)
-                self.optimizer.step()
-                step += 1
-                self.ema.update(self.model, step=step)
-                bar.advance(loss=loss)
-                if stop:
-                    raise Stopped(stop[0])
-
-    def backward(self, images: torch.Tensor, targets: torch.Tensor, step: int) -> float:
-        """The loss of a batch, whose clipped gradients are left in the model."""
-        # Mixup smooths its soft targets itself.
-        smoothing = 0.0 if targets.is_floating_point() else self.settings.label_smoothing
-        self.optimizer.zero_grad()
-        with autocast(self.device, enabled=self.bf16):
-            logits = self.model(images)
-        loss = cross_entropy(logits, targets, smoothing).mean()
-        loss.backward()
-        largest = self.settings.clip_grad or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
-        figures = torch.stack([loss.detach(), norm]).tolist()  # the step's one wait
-        for name, value in zip(("loss", "gradient norm"), figures, strict=True):
-            if not is_finite(value):
-                raise Diverged(f"{name} is {value} at step {step} of {self.arch} trained alone")
-        return float(figures[0])
+def finish(training: Training, bar: Bar, stop: Sequence[int]) -> None:
+    """Raises Stopped between steps as soon as `stop` has a signal."""
+    while training.step < training.num_steps:
+        for batch in training.epoch_batches():
+            bar.advance(loss=training.train_step(batch)["loss"])
+            if stop:
+                raise Stopped(stop[0])

@@ -1,202 +1,150 @@
-"""What the stages left in a run's folder, read for the report."""
+"""Reads a run's folder, each file once: what passes here needs no further checks."""
 
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import reprlib
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from omegaconf import OmegaConf
-
+from nas.checks import check
+from nas.config.instantiate import build, build_space
+from nas.config.run_folder import read_settings
 from nas.files import read_records
-from nas.report.formatting import Record, finite, fraction, text
+from nas.records import Candidate, checked, from_json, to_json
+from nas.report.run_files import Logged, Measured, Probabilities, RunFiles, Settings
+from nas.results import ExportResult, RankResult, SearchResult
+from search_spaces.space import Arch, Space
+from supernet.task import Task
 
-INPUTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "latency.jsonl",
-    "candidates.jsonl",
-    "paths.json",
-    "rank.json",
-    "search.json",
-    "subnet/card.json",
-)
+KINDS = ("train", "eval", "variance")  # of lines of metrics.jsonl
+MOST = 1e18  # of any number: beyond it, sums and ratios are no numbers
 
-CONDITIONS = ("step", "weights", "digest")  # of verdicts that compare
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """The contents of a run's files; empty where a file is missing."""
-
-    folder: Path
-    config: Record
-    metrics: list[dict[str, Any]]
-    latency: list[dict[str, Any]]
-    candidates: list[dict[str, Any]]
-    search: Record
-    card: Record  # of the exported subnet
-    earlier_card: Record  # the same, where it is the choice of an earlier search
-    paths: Record  # the probabilities that subnets are drawn with
-    rank: Record  # how well the supernet ranks
-
-    def command(self, stage: str) -> str:
-        """The command that makes a stage's files, as HTML."""
-        return f"<code>nas {text(stage)} run={text(self.config.get('run', self.folder))}</code>"
-
-    def budget(self) -> dict[str, Any]:
-        """The bounds that the search ran under; before it, those that the configuration sets."""
-        bounds = part(self.search if self.search else self.config, "budget")
-        return {name: limit for name, limit in bounds.items() if limit is not None}
-
-    def judged(self) -> list[dict[str, Any]]:
-        """The candidates of the search, each architecture once, in the order of judging.
-
-        While there is no search.json, or one without them, those of candidates.jsonl that were
-        judged as the newest was: others, of other weights or another target, do not compare.
-        """
-        found = parts(self.search, "candidates")
-        return found or list(self.comparable().values())
-
-    def comparable(self) -> dict[str, dict[str, Any]]:
-        """The lines of candidates.jsonl that compare, by architecture; whole splits come first."""
-        found: dict[str, dict[str, Any]] = {}
-        for candidate in self.candidates:
-            key = arch_key(candidate.get("arch"))
-            if self.compares(candidate) and not (key in found and is_partial(candidate)):
-                found[key] = candidate
-        return found
-
-    def compares(self, candidate: Record) -> bool:
-        """Whether it was judged with the weights and on the target of the search."""
-        source = self.search or self.candidates[-1]
-        return all(candidate.get(key) == source[key] for key in CONDITIONS if key in source)
-
-    def num_others(self) -> int:
-        """How many lines of candidates.jsonl do not compare."""
-        return sum(not self.compares(candidate) for candidate in self.candidates)
-
-    def measured(self) -> dict[str, list[dict[str, Any]]]:
-        """By digest of the device, the last measurement of each subnet that its lines hold.
-
-        All milliseconds of a device are on the scale of its newest line.
-        """
-        newest: dict[str, dict[str, dict[str, Any]]] = {}
-        scales: dict[str, float | None] = {}
-        for line in self.latency:
-            known, digest = part(line, "measurement"), str(line.get("digest"))
-            if known:
-                own = newest.setdefault(digest, {})
-                own[arch_key(line.get("arch"))] = {**line, **known}
-                scales[digest] = fraction(known.get("latency_ms"), known.get("ratio"))
-        return {
-            digest: [on_scale(record, scales[digest]) for record in own.values()]
-            for digest, own in newest.items()
-        }
-
-    def named(self) -> dict[str, dict[str, Any]]:
-        """The records of the smallest, the largest and the chosen subnet, where known.
-
-        The chosen subnet is the exported one, which need not be the search's own choice.
-        """
-        named = {name: part(self.search, name) for name in ("smallest", "largest", "chosen")}
-        arch = self.card.get("arch")
-        if arch is not None and named["chosen"].get("arch") != arch:
-            known = (record for record in self.judged() if record.get("arch") == arch)
-            named["chosen"] = next(known, {"arch": arch})
-        return {name: record for name, record in named.items() if record}
-
-    def device(self, digest: object) -> dict[str, Any]:
-        """The card of the device that a record with this digest was measured on."""
-        # A search in another machine's table holds the card itself.
-        known = (r for r in (*self.latency, self.search) if r.get("digest") == digest)
-        return next((part(record, "card") for record in known), {})
-
-    def newest_input(self) -> str:
-        """When the newest of the files read was last changed, in UTC."""
-        paths = [self.folder / name for name in INPUTS if (self.folder / name).exists()]
-        if not paths:
-            return ""
-        newest = max(path.stat().st_mtime for path in paths)
-        return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M UTC")
+FileT = TypeVar("FileT")
 
 
 def read_run(run: Path) -> RunFiles:
-    """Reads a run's folder; ValueError names the file that is damaged.
-
-    An export of what an earlier search had chosen says nothing of the last one.
-    """
-    search = read_object(run / "search.json")
-    card = read_object(run / "subnet" / "card.json")
-    earlier = card if is_outdated(card, search) else {}
+    """Reads a run's folder; ValueError names the file that is damaged or of another format."""
+    settings = checked(Settings, read_settings(run), str(run / "config.yaml"))
+    space, _ = build_space(settings.space)
+    task: Task = build(settings.task, "task")
+    check("task", hasattr(task, "metric"), "a task", task)
+    reader = Reader(run, space, to_json(task.metric))
+    search: SearchResult[Arch] | None = reader.file(SearchResult, "search.json", "search")
+    export: ExportResult[Arch] | None = reader.file(ExportResult, "subnet/card.json", "export")
+    outdated = bool(search and export and is_outdated(export, search))
+    known, num_others = reader.candidates(search)
+    measured, num_old = reader.measured()
     return RunFiles(
         folder=run,
-        config=read_config(run / "config.yaml"),
-        metrics=read_records(run / "metrics.jsonl"),
-        latency=read_records(run / "latency.jsonl"),
-        candidates=read_records(run / "candidates.jsonl"),
+        settings=settings,
+        space=space,
+        task=task,
+        logged=reader.logged(),
+        measured=measured,
+        num_old=num_old,
+        known=known,
+        num_others=num_others,
         search=search,
-        card={} if earlier else card,
-        earlier_card=earlier,
-        paths=read_object(run / "paths.json"),
-        rank=read_object(run / "rank.json"),
+        export=None if outdated else export,
+        is_outdated=outdated,
+        probabilities=reader.file(Probabilities, "paths.json", "train"),
+        rank=reader.file(RankResult, "rank.json", "rank"),
     )
 
 
-def is_outdated(card: Record, search: Record) -> bool:
+def is_outdated(export: ExportResult[Arch], search: SearchResult[Arch]) -> bool:
     """Whether an export is of an earlier search, or of what this one has since bettered."""
-    study = card.get("study")
-    if study is None:  # exported from a file
+    if export.study is None:  # exported from a file
         return False
-    best = str(card.get("command", "")).endswith("pick=best")
-    bettered = best and card.get("arch") != part(search, "chosen").get("arch")
-    return bool(search) and (study != search.get("study") or bettered)
+    chosen = search.chosen.arch if search.chosen else None
+    bettered = export.command.endswith("pick=best") and export.arch != chosen
+    return export.study != search.study or bettered
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}") from error
-    return as_mapping(value, path)
+@dataclass(frozen=True)
+class Reader:
+    """Reads the records of a run; their scores are of one metric, here its record."""
+
+    run: Path
+    space: Space[Arch]
+    metric: dict[str, object]
+
+    def file(self, kind: type[FileT], name: str, stage: str) -> FileT | None:
+        """The value in a JSON file that a stage writes; None if there is none."""
+        path = self.run / name
+        if not path.exists():
+            return None
+        where = f"{path}, which nas {stage} writes anew"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}, must be JSON, got: {error}") from error
+        return self.value(kind, record, where)
+
+    def lines(self, name: str) -> list[tuple[str, dict[str, object]]]:
+        """The records of a file with where each stands."""
+        path = self.run / name
+        return [(f"{path} line {n}", record) for n, record in enumerate(read_records(path), 1)]
+
+    def value(self, kind: type[FileT], record: object, where: str) -> FileT:
+        try:
+            self.check(record)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        return from_json(kind, record, self.space, where)
+
+    def check(self, value: object) -> None:
+        """Raises ValueError for what no page can show, at any depth."""
+        if isinstance(value, dict):
+            if value.get("metric", self.metric) != self.metric:
+                raise ValueError(f"metric must be the task's, {self.metric}, got {value['metric']}")
+            self.check([*value, *value.values()])
+        elif isinstance(value, list):
+            for one in value:
+                self.check(one)
+        elif isinstance(value, str):
+            value.encode()  # a lone surrogate cannot be
+        elif isinstance(value, int | float) and not abs(value) <= MOST:
+            raise ValueError(f"a number must be at most {MOST:g}, got {reprlib.repr(value)}")
+
+    def candidates(
+        self, search: SearchResult[Arch] | None
+    ) -> tuple[tuple[Candidate[Arch], ...], int]:
+        """The lines that compare, once an architecture, whole splits first; and how many do not.
+
+        Those compare that were judged as the search was or, before one has ended, as the newest
+        line; the others are of other weights, another target or an older format.
+        """
+        lines = self.lines("candidates.jsonl")
+        newest = lines[-1][1].get("conditions") if lines else None
+        wanted = to_json(search.conditions) if search else newest
+        own = [line for line in lines if wanted and line[1].get("conditions") == wanted]
+        found: dict[Arch, Candidate[Arch]] = {}
+        for where, record in own:
+            candidate: Candidate[Arch] = self.value(Candidate, record, where)
+            if candidate.score.complete or candidate.arch not in found:
+                found[candidate.arch] = candidate
+        return tuple(found.values()), len(lines) - len(own)
+
+    def measured(self) -> tuple[tuple[Measured[Arch], ...], int]:
+        """The lines of latency.jsonl, and how many there are of an older format."""
+        lines = self.lines("latency.jsonl")
+        own = [line for line in lines if not is_old(line[1].get("card"))]
+        found = [self.value(Measured, record, where) for where, record in own]
+        return tuple(found), len(lines) - len(own)
+
+    def logged(self) -> tuple[Logged, ...]:
+        """The lines of metrics.jsonl of the kinds that the page shows."""
+        names = {field.name for field in fields(Logged)}
+        found = []
+        for where, line in self.lines("metrics.jsonl"):
+            if line.get("kind") in KINDS:
+                figures = {name: value for name, value in line.items() if name not in names}
+                head = {name: value for name, value in line.items() if name in names}
+                found.append(self.value(Logged, {**head, "figures": figures}, where))
+        return tuple(found)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration as written: an interpolation could read an environment variable."""
-    if not path.exists():
-        return {}
-    return as_mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False), path)
-
-
-def as_mapping(value: object, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must be a mapping, got {type(value).__name__}")
-    return value
-
-
-def part(record: Record, key: str) -> dict[str, Any]:
-    """A nested record; empty where it is missing, null or of another kind."""
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def parts(record: Record, key: str) -> list[dict[str, Any]]:
-    """The records in a nested list; what is none is left out."""
-    values = record.get(key)
-    return [one for one in values if isinstance(one, dict)] if isinstance(values, list) else []
-
-
-def arch_key(arch: object) -> str:
-    return json.dumps(arch, sort_keys=True)
-
-
-def is_partial(candidate: Record) -> bool:
-    """Whether its accuracy is of the first images of the split alone."""
-    return candidate.get("complete") is False
-
-
-def on_scale(record: dict[str, Any], scale: float | None) -> dict[str, Any]:
-    ratio = finite(record.get("ratio"))
-    return record if ratio is None or scale is None else {**record, "latency_ms": ratio * scale}
+def is_old(card: object) -> bool:
+    """Whether a device's card says the size of images in place of the shapes of inputs."""
+    return isinstance(card, dict) and "img_size" in card

@@ -1,167 +1,144 @@
-"""Verdicts on architectures: costs on the target and accuracy on val, each asked for once."""
+"""Judges architectures: costs on the target and a score on val, each asked for once."""
 
-import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nas.config.config import Config
-from nas.data.batches import ImageData
-from nas.evaluate import STOP_CONFIDENCE, Accuracy, calibrated, evaluate
+from nas.data.batches import Dataset
+from nas.evaluate import calibrated, evaluate
 from nas.files import RecordReader, append_record, locked
 from nas.hardware.device import device_lock
-from nas.measure.meter import CostMeter, straddled, violations
+from nas.measure.meter import open_meter
+from nas.records import (
+    Asker,
+    Candidate,
+    Costs,
+    Score,
+    dominates,
+    from_json,
+    preference,
+    to_json,
+)
 from nas.search.study import conditions
+from search_spaces.space import Arch
 from supernet.supernet import Supernet
 
-Candidate = dict[str, Any]  # a line of candidates.jsonl
 
+class Evaluator:
+    """Judges architectures of one supernet; what any process judged before is not judged again.
 
-class Judge:
-    """Judges architectures of one supernet; what any process judged before is not judged again."""
+    `known` is everything judged under these conditions, once an architecture, with the costs that
+    were known when it was judged.
+    """
 
     def __init__(
         self,
         config: Config,
         run: Path,
-        supernet: Supernet,
-        data: ImageData,
+        supernet: Supernet[Arch],
+        data: Dataset,
         device: torch.device,
         step: int,
     ) -> None:
         self.path = run / "candidates.jsonl"
+        self.space, self.budgets = config.space, config.budget
         self.batch_size = config.data.batch_size
-        self.supernet = supernet
-        self.data = data
-        self.device = device
-        self.meter = CostMeter(config, run, supernet)
-        # Verdicts of other weights or another target say nothing here.
+        self.supernet, self.data, self.device = supernet, data, device
+        self.meter = open_meter(config, run, supernet)
+        # What was judged of other weights or on another target says nothing here.
         self.conditions = conditions(step, supernet, self.meter.card)
-        self.accuracy_s = 0.0  # spent in passes by this process
+        self.scores_s = 0.0  # spent in passes by this process
+        self.known: dict[Arch, Candidate[Arch]] = {}
+        self.front = Front()  # of what was judged on the whole split and is within the budgets
+        self._conditions_record = to_json(self.conditions)
         self._reader = RecordReader(self.path)
-        self._candidates: dict[str, Candidate] = {}
 
-    def candidates(self) -> list[Candidate]:
-        """Everything judged under these conditions, by any process, once an architecture.
+    def candidates(self) -> list[Candidate[Arch]]:
+        """All known ones, with costs as they are known by now, all milliseconds on one scale."""
+        self.read()
+        return [self.refreshed(candidate) for candidate in self.known.values()]
 
-        Costs are as they are known by now, all milliseconds on one scale.
-        """
-        return [self.meter.refreshed(candidate) for candidate in self._read().values()]
+    def refreshed(self, candidate: Candidate[Arch]) -> Candidate[Arch]:
+        return replace(candidate, costs=self.meter.refreshed(candidate.arch, candidate.costs))
 
-    def find(self, arch: Any) -> Candidate | None:
-        return self._read().get(arch_key(asdict(arch)))
+    def find(self, arch: Arch) -> Candidate[Arch] | None:
+        self.read()
+        return self.known.get(arch)
 
-    def judge(
-        self, arch: Any, bounds: Mapping[str, float], *, whole: bool = False, **asked_by: Any
-    ) -> Candidate:
+    def judge(self, arch: Arch, asked_by: Asker, *, whole: bool = False) -> Candidate[Arch]:
         """Known or new; a new one is recorded with who asked for it.
 
-        Its accuracy is of the first images alone where these suffice to see that others are better
+        Its score is of the first examples alone where these suffice to see that others are better
         at no more cost, unless the `whole` split is wanted.
         """
         known = self.find(arch)
-        if known is not None and (is_complete(known) or not whole):
-            return self.settled(known, arch, bounds)
-        costs = self.meter.costs(arch, bounds).record()
+        if known is not None and (known.score.complete or not whole):
+            return self.settled(known)
+        costs = self.meter.costs(arch, self.budgets)
+        score = self.score(arch, None if whole else self.front.best_at_no_more_cost(costs))
+        candidate = Candidate(arch, score, costs, asked_by, self.conditions)
+        append_record(self.path, to_json(candidate))
+        self.add(candidate)
+        return candidate
+
+    def score(self, arch: Arch, floor: float | None) -> Score:
         plain = self.supernet.extract(arch).to(self.device)
-        rivals = within(list(self._read().values()), bounds)
-        floor = 0.0 if whole else best_at_no_more_cost(rivals, costs)
-        # Beside other workers' accuracy passes, but never beside a timed one.
+        # Beside other workers' passes on val, but never beside a timed one.
         with locked(device_lock(self.device), blocking=True, shared=True):
             begin = time.perf_counter()
             plain = calibrated(plain, self.data, self.batch_size)
-            accuracy = evaluate(plain, self.data, "val", floor=floor)
-            self.accuracy_s += time.perf_counter() - begin
-        if not math.isfinite(accuracy.loss):
-            raise ValueError(f"the supernet's loss on val must be finite, got {accuracy} of {arch}")
-        candidate = {
-            "arch": asdict(arch),
-            **asked_by,
-            **asdict(accuracy),
-            "complete": accuracy.num_examples == self.data.num_examples("val"),
-            **costs,
-            **self.conditions,
-        }
-        append_record(self.path, candidate)
-        return candidate
+            score = evaluate(plain, self.data, "val", floor=floor)
+            self.scores_s += time.perf_counter() - begin
+        if not math.isfinite(score.loss):
+            raise ValueError(f"the supernet's loss on val must be finite, got {score} of {arch}")
+        return score
 
-    def settled(self, known: Candidate, arch: Any, bounds: Mapping[str, float]) -> Candidate:
+    def settled(self, known: Candidate[Arch]) -> Candidate[Arch]:
         """A known candidate, measured more if its latency's interval holds a bound."""
-        refreshed = self.meter.refreshed(known)
-        if straddled(refreshed, bounds):
-            self.meter.costs(arch, bounds)
-            refreshed = self.meter.refreshed(known)
+        refreshed = self.refreshed(known)
+        if self.budgets.straddled(refreshed.costs):
+            return replace(known, costs=self.meter.costs(known.arch, self.budgets))
         return refreshed
 
-    def learn(self, records: Iterable[Candidate]) -> None:
-        """Takes over what other run folders judged under these conditions."""
-        for record in records:
-            if self.conditions.items() <= record.items():
-                key = arch_key(record["arch"])
-                if key not in self._candidates or is_complete(record):
-                    self._candidates[key] = record
+    def read(self) -> None:
+        """Takes over what other processes have written into the run folder since the last call."""
+        for record in self._reader.new():
+            self.learn(record, str(self.path))
 
-    def _read(self) -> dict[str, Candidate]:
-        self.learn(self._reader.new())
-        return self._candidates
+    def learn(self, record: Mapping[str, object], where: str) -> None:
+        """Takes over the JSON record of a candidate, if it was judged under these conditions."""
+        if record.get("conditions") == self._conditions_record:
+            self.add(from_json(Candidate, record, self.space, where))
 
-
-def best_at_no_more_cost(candidates: Iterable[Candidate], costs: Mapping[str, Any]) -> float:
-    """The best accuracy, of a whole split, of those that cost no more in latency and parameters."""
-    keys = ("latency_of_largest", "params")
-    return max(
-        (
-            candidate["top1"]
-            for candidate in candidates
-            if is_complete(candidate) and all(candidate[key] <= costs[key] for key in keys)
-        ),
-        default=0.0,
-    )
+    def add(self, candidate: Candidate[Arch]) -> None:
+        if candidate.arch in self.known and not candidate.score.complete:
+            return
+        self.known[candidate.arch] = candidate
+        if candidate.score.complete and self.budgets.admit(candidate.costs):
+            self.front.add(candidate)
 
 
-def may_exceed(candidate: Mapping[str, Any], top1: float) -> bool:
-    """Whether the whole split's accuracy may be `top1` or more, by what is known of it."""
-    if is_complete(candidate):
-        return bool(candidate["top1"] >= top1)
-    fields = ("split", "top1", "loss", "num_examples")
-    accuracy = Accuracy(**{field: candidate[field] for field in fields})
-    return accuracy.interval(STOP_CONFIDENCE)[1] >= top1
+class Front:
+    """The Pareto front of what was added so far: score, latency and parameters."""
 
+    def __init__(self) -> None:
+        self.points: list[tuple[float, ...]] = []  # as `preference` gives them
 
-def is_complete(candidate: Mapping[str, Any]) -> bool:
-    """Whether its accuracy is of the whole split."""
-    return bool(candidate["complete"])
+    def add(self, candidate: Candidate[Arch]) -> None:
+        own = preference(candidate)
+        if not any(other == own or dominates(other, own) for other in self.points):
+            self.points = [other for other in self.points if not dominates(own, other)]
+            self.points.append(own)
 
-
-def within(candidates: Sequence[Candidate], bounds: Mapping[str, float]) -> list[Candidate]:
-    """Those that meet every bound."""
-    return [c for c in candidates if max(violations(c, bounds).values(), default=0) <= 0]
-
-
-def preference(candidate: Candidate) -> tuple[float, ...]:
-    """Ascending from the best: accuracy first, then what costs less."""
-    return (-candidate["top1"], candidate["latency_of_largest"], candidate["params"])
-
-
-def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other equals or betters in accuracy, latency and parameters, best first."""
-    points = [(preference(c), c) for c in candidates if is_complete(c)]
-    best = [
-        candidate
-        for point, candidate in points
-        if not any(
-            other != point and all(a <= b for a, b in zip(other, point, strict=True))
-            for other, _ in points
+    def best_at_no_more_cost(self, costs: Costs) -> float | None:
+        """The best worth of those that cost no more in latency and parameters; None if none do."""
+        ratio, params = costs.measurement.ratio, costs.counts.params
+        return max(
+            (-loss for loss, *own in self.points if own[0] <= ratio and own[1] <= params),
+            default=None,
         )
-    ]
-    return sorted(best, key=preference)
-
-
-def arch_key(record: Mapping[str, Any]) -> str:
-    """Equal for an architecture and its JSON record."""
-    return json.dumps(record, sort_keys=True)

@@ -1,54 +1,45 @@
 """Random architectures to begin a search with, within the budgets that can be counted exactly."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from random import Random
 
-from nas.config.sections import MIN
+from nas.budgets import Budgets
 from search_spaces.space import ArchT, Space
 
-Exact = Callable[[ArchT], Mapping[str, float]]
+# Figures of an architecture that need no measuring, by the cost of a budget.
+Count = Callable[[ArchT], Mapping[str, float]]
+Tried = Callable[[ArchT], bool]  # whether an architecture was judged, or some worker is at it
 
 TRIES, REPAIRS = 4, 4  # random draws for each architecture, and of those repaired
+MOST_DRAWS = 100  # where all draws so far were tried before
 
 
-def violation(costs: Mapping[str, float], bounds: Mapping[str, float]) -> float:
-    """By how much the bounds on the given costs are broken, as a sum of fractions; 0 if none is."""
-    total = 0.0
-    for name, bound in bounds.items():
-        key = name.removeprefix(MIN)
-        if key in costs:
-            over = costs[key] / bound - 1
-            total += max(over if key == name else -over, 0.0)
-    return total
-
-
-def space_filling(
+def initial_design(
     space: Space[ArchT],
     count: int,
     generator: Random,
-    exact: Exact[ArchT],
-    bounds: Mapping[str, float],
+    figures: Count[ArchT],
+    budgets: Budgets,
     *,
-    tried: Collection[ArchT] = (),
+    tried: Tried[ArchT] = lambda _: False,
 ) -> list[ArchT]:
-    """Up to `count` distinct random architectures that meet the bounds on what `exact` counts.
+    """Up to `count` distinct random architectures that meet the bounds on what `figures` counts.
 
     Where a few draws do not, more are repaired, choice by choice; if that fails too, the one that
     comes closest is taken. Fewer are returned only where the space has no more that draws find.
     """
     chosen: list[ArchT] = []
     for _ in range(count):
-        seen = {*tried, *chosen}
         closest, least = None, inf
-        for attempt in range(TRIES + REPAIRS):
+        for attempt in range(MOST_DRAWS):
             arch = space.sample(generator)
             if attempt >= TRIES:
-                arch = repaired(space, arch, generator, exact, bounds)
-            off = violation(exact(arch), bounds)
-            if off < least and arch not in seen:
+                arch = repaired(space, arch, generator, figures, budgets)
+            off = budgets.total_excess(figures(arch))
+            if off < least and arch not in chosen and not tried(arch):
                 closest, least = arch, off
-            if least == 0:
+            if least == 0 or (attempt + 1 >= TRIES + REPAIRS and closest is not None):
                 break
         if closest is not None:
             chosen.append(closest)
@@ -59,17 +50,17 @@ def repaired(
     space: Space[ArchT],
     arch: ArchT,
     generator: Random,
-    exact: Exact[ArchT],
-    bounds: Mapping[str, float],
+    figures: Count[ArchT],
+    budgets: Budgets,
 ) -> ArchT:
     """`arch`, moved by a step of one choice at a time until it meets the bounds or cannot move."""
     choices = space.choices()
-    upper = {name: bound for name, bound in bounds.items() if not name.startswith(MIN)}
+    upper = Budgets(tuple(bound for bound in budgets if not bound.is_lower))
     for _ in range(sum(len(options) for options in choices.values())):
-        costs = exact(arch)
-        if violation(costs, bounds) == 0:
+        counted = figures(arch)
+        if budgets.total_excess(counted) == 0:
             break
-        step = -1 if violation(costs, upper) > 0 else 1
+        step = -1 if upper.total_excess(counted) > 0 else 1
         values = space.encode(arch)
         places = {name: choices[name].index(values[name]) + step for name in space.active(arch)}
         movable = [name for name, place in places.items() if 0 <= place < len(choices[name])]

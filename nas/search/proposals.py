@@ -1,23 +1,21 @@
 """What a search tries next: random draws at first, then its sampler, or predictors."""
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from functools import partial
 from random import Random
-from typing import Any
 
-from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import TrialState
-
+from nas.budgets import Budgets
 from nas.config.config import Config
 from nas.config.instantiate import build
-from nas.config.sections import MIN
-from nas.measure.meter import excess
-from nas.search.acquisition import Guide, Known
-from nas.search.evaluator import Judge, is_complete
-from nas.search.predictors import MIN_KNOWN, CrossValidation
+from nas.records import Candidate, Costs
+from nas.results import Prediction
+from nas.search.acquisition import Acquisition, Known
+from nas.search.evaluator import Evaluator
+from nas.search.history import History
+from nas.search.predictors import MIN_KNOWN
 from nas.search.study import Origin
-from search_spaces.space import Option
+from search_spaces.space import Arch, Option
 
 Proposal = tuple[Mapping[str, Option] | None, Origin]
 
@@ -25,103 +23,80 @@ Proposal = tuple[Mapping[str, Option] | None, Origin]
 class Proposals:
     """Proposes one trial after another for one worker of a study.
 
-    With `target.table`, only what was measured there is proposed.
+    Only what the meter has costs of is proposed.
     """
 
-    def __init__(self, config: Config, study: Study, judge: Judge, seed: int) -> None:
-        self.config, self.study, self.judge = config, study, judge
-        self.space = config.space
+    def __init__(self, config: Config, history: History, evaluator: Evaluator, seed: int) -> None:
+        self.settings, self.space = config.search, config.space
+        self.history, self.evaluator = history, evaluator
         self.generator = Random(seed)
-        self.queue: deque[Any] = deque()
-        pool = None
-        if judge.meter.elsewhere:
-            pool = [self.space.from_record(arch) for arch in judge.meter.table.archs()]
-        self.guide = Guide(
+        self.queue: deque[Arch] = deque()
+        self.acquisition = Acquisition[Arch](
             self.space,
-            config.budget.bounds(),
-            objective=config.search.objective,
-            kind=config.search.predictor,
+            config.budget,
+            objective=self.settings.objective,
             exact=self.counted,
-            sampler=self.make_sampler,
-            refit_every=config.search.round,
-            pool=pool,
+            sampler=partial(build, self.settings.sampler, "search.sampler"),
+            refit_every=self.settings.round,
+            archs=evaluator.meter.archs(),
         )
 
     def next(self) -> Proposal | None:
         """Parameters of the next trial, None where the sampler chooses; None if none is left."""
-        if len(self.study.get_trials(deepcopy=False)) < self.config.search.start:
-            return self.fixed(self.guide.start(1, self.generator, self.tried()), "start")
-        if self.config.search.strategy == "direct":
+        origin: Origin = "guide"
+        if self.history.num_trials < self.settings.start:
+            archs, origin = self.acquisition.start(1, self.generator, self.is_tried), "start"
+        elif self.settings.strategy == "direct":
             return None, "sampler"
-        return self.fixed(self.guided(), "guide")
-
-    def fixed(self, archs: list[Any], origin: Origin) -> Proposal | None:
+        else:
+            archs = self.guided()
         return (self.space.encode(archs[0]), origin) if archs else None
 
-    def guided(self) -> list[Any]:
+    def guided(self) -> list[Arch]:
         """The next of the queue that nobody has taken up; a new queue when it is empty."""
-        tried = self.tried()
-        for renewed in (False, True):
-            if renewed:
-                known, rounds = self.known(), self.config.search.round
-                self.queue.extend(self.guide.propose(known, tried, self.generator, count=rounds))
-            while self.queue:
-                arch = self.queue.popleft()
-                if arch not in tried:
-                    return [arch]
-        return []
+        while self.queue and self.is_tried(self.queue[0]):
+            self.queue.popleft()
+        if not self.queue:
+            known = self.known(self.evaluator.candidates())
+            running, count = self.history.running, self.settings.round
+            self.queue += self.acquisition.propose(known, running, self.generator, count=count)
+        return [self.queue.popleft()] if self.queue else []
 
-    def known(self) -> list[Known[Any]]:
+    def is_tried(self, arch: Arch) -> bool:
+        """Whether an architecture was judged, or some worker is at it."""
+        return arch in self.evaluator.known or arch in self.history.running
+
+    def known(self, candidates: Sequence[Candidate[Arch]]) -> list[Known[Arch]]:
         """What was judged, latencies by the end of their interval that a budget judges them by.
 
-        Accuracy on a part of the split is less certain but not wrong.
+        A score on a part of the split is less certain but not wrong.
         """
-        bounds = self.config.budget.bounds()
-        return [
-            Known(self.space.from_record(c["arch"]), c["top1"], judged_costs(c, bounds))
-            for c in self.judge.candidates()
-        ]
+        budgets = self.acquisition.budgets
+        return [Known(c.arch, c.score.worth, judged_figures(c.costs, budgets)) for c in candidates]
 
-    def tried(self) -> set[Any]:
-        """Architectures that were judged or that some worker is at."""
-        states = (TrialState.RUNNING, TrialState.WAITING)
-        tried = {known.arch for known in self.known()}
-        for trial in self.study.get_trials(deepcopy=False, states=states):
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if params.keys() == self.space.choices().keys():
-                tried.add(self.space.decode(params))
-        return tried
+    def counted(self, arch: Arch) -> dict[str, float]:
+        """Figures that need no measuring."""
+        params = self.evaluator.meter.counts(arch).params
+        of_largest = params / self.evaluator.meter.largest_counts.params
+        return {"params": params, "params_of_largest": of_largest}
 
-    def counted(self, arch: Any) -> dict[str, float]:
-        """Costs that need no measuring."""
-        params = self.judge.meter.count(arch).params
-        return {
-            "params": params,
-            "params_of_largest": params / self.judge.meter.largest_counts.params,
-        }
-
-    def make_sampler(self, seed: int) -> BaseSampler:
-        """The sampler that runs on the predictors."""
-        sampler: BaseSampler = build(self.config.search.sampler, "search.sampler", seed=seed)
-        return sampler
-
-    def cross_validated(self) -> dict[str, CrossValidation]:
+    def cross_validated(self) -> dict[str, Prediction]:
         """How far off the predictors are, by what they predict; empty where none ran."""
-        known = [k for k in self.known() if is_complete(k.costs)]
-        if self.config.search.strategy != "guided" or len(known) < MIN_KNOWN:
+        candidates = [c for c in self.evaluator.candidates() if c.score.complete]
+        if self.settings.strategy != "guided" or len(candidates) < MIN_KNOWN:
             return {}
-        return self.guide.cross_validated(known)
+        return self.acquisition.cross_validated(self.known(candidates))
 
 
-def judged_costs(candidate: Mapping[str, Any], bounds: Mapping[str, float]) -> dict[str, Any]:
-    """The candidate's figures, of a latency with a budget the end of its interval that is judged.
+def judged_figures(costs: Costs, budgets: Budgets) -> dict[str, float]:
+    """Of each cost the figure, of one with a budget the end of its interval that is judged.
 
-    Of one with a window, which judges both ends, the median.
+    Of one with a window, which judges both ends, the figure.
     """
-    costs = dict(candidate)
-    for key, bound in bounds.items():
-        figure_key = key.removeprefix(MIN)
-        if figure_key.startswith("latency") and not {figure_key, MIN + figure_key} <= bounds.keys():
-            sign = -1 if key.startswith(MIN) else 1
-            costs[figure_key] = bound * (1 + sign * excess(candidate, key, bound, worse=True))
-    return costs
+    figures = costs.figures()
+    num_bounds = Counter(bound.cost for bound in budgets)
+    for bound in budgets:
+        if num_bounds[bound.cost] == 1:
+            low, high = costs.interval(bound.cost)
+            figures[bound.cost] = low if bound.is_lower else high
+    return figures

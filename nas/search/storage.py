@@ -3,9 +3,8 @@
 import re
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
@@ -42,7 +41,7 @@ class Journal(JournalFileBackend):
         super().__init__(str(path))
         self.path = path
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: Sequence[Mapping[str, object]]) -> None:
         """Adds the lines, and waits for the disk only where a trial ends.
 
         A killed process loses nothing that was written. A power cut may take the trials that were
@@ -51,8 +50,9 @@ class Journal(JournalFileBackend):
         append_records(self.path, logs, durable=any(ends_trial(log) for log in logs))
 
 
-def ends_trial(log: Mapping[str, Any]) -> bool:
-    return "state" in log and TrialState(log["state"]).is_finished()
+def ends_trial(log: Mapping[str, object]) -> bool:
+    state = log.get("state")
+    return isinstance(state, int) and TrialState(state).is_finished()
 
 
 def open_storage(config: Config, run: Path) -> BaseStorage:

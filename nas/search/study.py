@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
-import numpy as np
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseGASampler
 from optuna.storages import BaseStorage
@@ -21,33 +20,37 @@ from torch import nn
 from nas.config.config import Config
 from nas.config.instantiate import build
 from nas.files import locked, write_atomic
-from nas.hardware.device import DeviceCard
+from nas.hardware.device import digest
+from nas.records import Conditions, DeviceCard, to_json
 from nas.search.storage import workers_folder
-from search_spaces.space import Option
+from nas.seeds import mixed_seed
+from search_spaces.space import Arch, ArchT, Option, Space
 from supernet.supernet import Supernet
 
+# Of a score it is the worth that is told, so that higher is better whatever the metric.
 DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
     "best": ["maximize"],
     "pareto": ["maximize", "minimize", "minimize"],
 }
-# Who proposed a trial: the start of a search, the study's sampler, a guide, or an earlier study.
+# Who proposed a trial: the initial design, the study's sampler, predictors, or an earlier study.
 Origin = Literal["start", "sampler", "guide", "known"]
 
 
-def study_name(config: Config, run: Path, facts: Mapping[str, Any]) -> str:
+def study_name(config: Config, run: Path, conditions: Conditions) -> str:
     """One study for each question: other budgets, weights or samplers begin a new one.
 
-    `facts` is what decides a trial's values besides its parameters. A sampler of its own keeps
-    comparisons of samplers fair; what others evaluated is still known from candidates.jsonl.
+    A sampler of its own keeps comparisons of samplers fair; what others evaluated is still known
+    from candidates.jsonl.
     """
     search = {key: getattr(config.search, key) for key in ("objective", "strategy", "sampler")}
+    facts = {"budget": config.budget.record(), **to_json(conditions)}
     question = json.dumps({**search, **facts}, sort_keys=True)
     return f"{run.name}-{config.search.objective}-{sha256(question.encode()).hexdigest()[:10]}"
 
 
-def conditions(step: int, supernet: Supernet, card: DeviceCard) -> dict[str, Any]:
-    """What a verdict on an architecture holds for: these weights on this target."""
-    return {"step": step, "weights": fingerprint(supernet), "digest": card.digest()}
+def conditions(step: int, supernet: Supernet[Arch], card: DeviceCard) -> Conditions:
+    """What a judged architecture was judged under: these weights on this target."""
+    return Conditions(step=step, weights=fingerprint(supernet), digest=digest(card))
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -69,8 +72,7 @@ def open_study(config: Config, storage: BaseStorage, name: str, slot: int) -> St
         directions=DIRECTIONS[config.search.objective],
         load_if_exists=True,
     )
-    entropy = [config.seed, slot, len(study.get_trials(deepcopy=False))]
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    seed = mixed_seed(config.seed, slot, len(study.get_trials(deepcopy=False)))
     study.sampler = build(config.search.sampler, "search.sampler", seed=seed)
     return study
 
@@ -113,17 +115,19 @@ def ask(
     worker: str,
     params: Mapping[str, Option] | None = None,
     origin: Origin = "sampler",
+    *,
+    has_waiting: bool = False,
 ) -> Trial:
     """A trial that belongs to `worker` from the moment it runs, with `params` fixed if given.
 
     It is enqueued under its owner's name, since the process may be killed between asking for a
-    trial and naming it. Trials that wait already come first, those of killed processes: what came
-    is in the trial, its origin in `user_attrs["origin"]`. Then `params` are not enqueued, or wait
-    for this worker's next call; the study samples what a trial leaves open.
+    trial and naming it, unless the worker `has_waiting` ones by now. Trials that wait already come
+    first, those of killed processes: what came is in the trial, its origin in
+    `user_attrs["origin"]`. Then `params` wait for this worker's next call; the study samples what a
+    trial leaves open.
     """
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     # Others' may be about to run, and one that another takes must be made up for by one of ours.
-    if worker not in map(worker_of, waiting):
+    if not has_waiting:
         study.enqueue_trial(dict(params or {}), user_attrs={"worker": worker, "origin": origin})
     trial = study.ask()
     known = trial.user_attrs
@@ -132,6 +136,13 @@ def ask(
     if "origin" not in known:
         trial.set_user_attr("origin", "sampler")
     return trial
+
+
+def suggest(trial: Trial, space: Space[ArchT]) -> ArchT:
+    """The architecture that a trial is to try."""
+    choices = space.choices().items()
+    values = {name: trial.suggest_categorical(name, options) for name, options in choices}
+    return space.decode(cast(Mapping[str, Option], values))
 
 
 def reclaim(study: Study, run: Path, slot: int, say: Callable[[str], None]) -> None:

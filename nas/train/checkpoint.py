@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nas.files import atomic_path
+from supernet.sampling.paths import State
 
 LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 SNAPSHOTS = "snapshots"  # folder of the weights of the last epochs
@@ -28,7 +28,7 @@ class PickledCode(ValueError):
     """A file that would run code when read."""
 
 
-def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(run: Path, state: State) -> None:
     """Writes `state`; the checkpoint that was the last one becomes the previous one.
 
     Raises OSError, on a full disk say; the older checkpoints then stay as they were. Only one
@@ -43,7 +43,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
             last.replace(run / PREVIOUS)
 
 
-def save_snapshot(run: Path, weights: dict[str, Any]) -> None:
+def save_snapshot(run: Path, weights: State) -> None:
     """Writes weights that no later checkpoint replaces; raises OSError as `save_checkpoint`."""
     path = run / SNAPSHOTS / f"step_{weights['step']}.pt"
     path.parent.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def save_snapshot(run: Path, weights: dict[str, Any]) -> None:
         write(temporary, weights, path)
 
 
-def write(temporary: Path, state: dict[str, Any], path: Path) -> None:
+def write(temporary: Path, state: State, path: Path) -> None:
     try:
         with temporary.open("wb") as file:
             torch.save(state, file)
@@ -72,9 +72,7 @@ def disk_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def load_checkpoint(
-    run: Path, device: torch.device, warn: Callable[[str], None]
-) -> dict[str, Any] | None:
+def load_checkpoint(run: Path, device: torch.device, warn: Callable[[str], None]) -> State | None:
     """The last checkpoint, or the one before where that is damaged; None if there is neither.
 
     Raises ValueError if there are files and none can be read, or if one holds pickled code.
@@ -97,7 +95,7 @@ def load_checkpoint(
     raise ValueError(f"{run} must hold a whole checkpoint, got {found}")
 
 
-def read(path: Path, device: torch.device) -> dict[str, Any]:
+def read(path: Path, device: torch.device) -> State:
     check_whole(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)

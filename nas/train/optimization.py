@@ -1,9 +1,9 @@
 """What every training here has in common, of a supernet or of a model alone."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class
@@ -21,13 +21,11 @@ def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optim
     The other forms allocate temporaries of the size of the stacked weights.
     """
     found = get_optimizer_class(settings.opt, bind_defaults=False)
-    fused: dict[str, Any] = (
-        {"fused": True} if "fused" in inspect.signature(found).parameters else {}
-    )
+    create: Callable[..., torch.optim.Optimizer] = create_optimizer_v2
+    if "fused" in inspect.signature(found).parameters:
+        create = partial(create, fused=True)
     try:
-        return create_optimizer_v2(
-            model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **fused
-        )
+        return create(model, settings.opt, lr=settings.lr, weight_decay=settings.weight_decay)
     except (AssertionError, ImportError, RuntimeError, TypeError) as error:
         raise ValueError(f"train.opt must work here, got {settings.opt!r}: {error}") from error
 

@@ -5,19 +5,17 @@ Under torchrun the ranks share each batch. The first one alone evaluates and wri
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from nas.checks import check
 from nas.config.config import Config
-from nas.data.batches import ImageData, load
+from nas.config.run_folder import SETTINGS, load_mapping
+from nas.data.batches import load
 from nas.evaluate import calibrated, evaluate
 from nas.exits import Diverged, Stopped, stop_signals
 from nas.files import locked, write_atomic
@@ -28,6 +26,7 @@ from nas.train.distributed import Ranks, process_group
 from nas.train.gradient_variance import log_variance
 from nas.train.optimization import is_finite
 from nas.train.training import Training
+from nas.train.weights import check_data, keep_task, new_supernet
 
 
 def train(config: Config, run: Path, console: Console) -> None:
@@ -44,11 +43,10 @@ def train(config: Config, run: Path, console: Console) -> None:
         if ranks.largest(not alone):
             raise ValueError(f"run must not be in training already, got {run}")
         console = console if ranks.is_first else Console(quiet=True)
-        training, data = prepare(config, run, console, device, ranks)
-        go_on(training, data, run, console)
+        go_on(prepare(config, run, console, device, ranks), run, console)
 
 
-def go_on(training: Training, data: ImageData, run: Path, console: Console) -> None:
+def go_on(training: Training, run: Path, console: Console) -> None:
     """Trains to the end."""
     config, settings, ranks = training.config, training.config.train, training.ranks
     if training.step == training.num_steps:
@@ -61,19 +59,19 @@ def go_on(training: Training, data: ImageData, run: Path, console: Console) -> N
     ):
         logged_step, logged_at = training.step, perf_counter()
         while training.step < training.num_steps:
-            for batch in training.epoch_batches(data):
+            for batch in training.epoch_batches():
                 figures = training.train_step(batch)
                 step, epoch = training.step, training.step / training.steps_per_epoch
                 bar.advance(loss=figures["loss"])
                 if tracker and step % settings.log_every == 0:
-                    # An image counts once, however many subnets see it; all other work counts too.
+                    # One counts once, however many subnets see it; all other work counts too.
                     now = perf_counter()
                     rate = (step - logged_step) * config.data.batch_size / (now - logged_at)
                     figures |= training.figures()
-                    tracker.log("train", step, epoch=epoch, **figures, images_per_s=rate)
+                    tracker.log("train", step, epoch=epoch, **figures, examples_per_s=rate)
                     logged_step, logged_at = step, now
                 if tracker and step % training.steps_per_epoch == 0:
-                    end_epoch(training, data, tracker)
+                    end_epoch(training, tracker)
                     save_last_epochs(training, run)
                 # Read once, so that no signal stops what is not saved.
                 signum = ranks.largest(stop[0] if stop else 0)
@@ -95,7 +93,7 @@ def start_tracker(
         run,
         wandb_mode=config.wandb.mode,
         project=config.wandb.project,
-        settings=loggable(run),
+        settings=load_mapping(run / SETTINGS),
         start_step=training.step,
         console=console,
     )
@@ -103,62 +101,70 @@ def start_tracker(
 
 def prepare(
     config: Config, run: Path, console: Console, device: torch.device, ranks: Ranks
-) -> tuple[Training, ImageData]:
-    """The training as its last checkpoint left it, or at its start, and its data."""
-    settings = config.train
+) -> Training:
+    """The training as its last checkpoint left it, or at its start."""
     with ranks.first_of_machine():  # which may download the data
-        data = load(
-            config.data, seed=config.seed, device=device, label_smoothing=settings.label_smoothing
-        )
-    check_batches(config, data.num_train)
-    training = Training(config, device, data.num_train, ranks)
+        data = load(config.data, config.task, seed=config.seed, device=device)
+    size, rule = config.data.batch_size, f"at most the {data.num_train} training examples"
+    check("data.batch_size", size <= data.num_train, rule, size)
+    training = Training(config, new_supernet(config), data, device, ranks)
     if state := load_checkpoint(run, device, partial(console.print, markup=False, soft_wrap=True)):
+        check_data(run, data)
         training.load_state_dict(state)
+    elif ranks.is_first:
+        keep_task(run, data)
     newest = ranks.largest(training.step)
     rule = f"a folder that all ranks see, with a checkpoint of step {newest}"
     check("run", training.step == newest, rule, f"step {training.step}")
     by = f" by {ranks.world} ranks" if ranks.world > 1 else ""
     console.print(
         f"training on {device}{by} in {'bf16 autocast' if training.bf16 else 'fp32'}, "
-        f"{data.num_train} images, {training.num_steps} steps from step {training.step}"
+        f"{data.num_train} examples, {training.num_steps} steps from step {training.step}"
     )
-    return training, data
+    return training
 
 
-def end_epoch(training: Training, data: ImageData, tracker: Tracker) -> None:
+def end_epoch(training: Training, tracker: Tracker) -> None:
     """Evaluates every train.eval_every epochs and at the end."""
     epoch = training.step // training.steps_per_epoch
     if epoch % training.config.train.eval_every == 0 or training.step == training.num_steps:
-        evaluate_probes(training, data, tracker)
-        log_sampling(training, data, tracker)
+        evaluate_probes(training, tracker, epoch)
+        log_sampling(training, tracker, epoch)
 
 
-def evaluate_probes(training: Training, data: ImageData, tracker: Tracker) -> None:
-    """Accuracy on val of the same few subnets every time, with the averaged weights."""
-    config = training.config
-    epoch = training.step // training.steps_per_epoch
+def evaluate_probes(training: Training, tracker: Tracker, epoch: int) -> None:
+    """Scores the same few subnets on val every time, with the averaged weights."""
+    config, data, metric = training.config, training.data, training.data.task.metric
     probes = {"smallest": config.space.smallest(), "largest": config.space.largest()}
     for name, record in config.train.probes.items():
         probes[name] = config.space.from_record(record)
     found = []
     for name, arch in probes.items():
         plain = training.ema.module.extract(arch).to(training.device)
-        accuracy = evaluate(calibrated(plain, data, config.data.batch_size), data, "val")
-        if not is_finite(accuracy.loss):
+        score = evaluate(calibrated(plain, data, config.data.batch_size), data, "val")
+        if not is_finite(score.loss):
             raise Diverged(
-                f"val loss is {accuracy.loss} at step {training.step} for the {name} {arch} "
+                f"val loss is {score.loss} at step {training.step} for the {name} {arch} "
                 "with averaged weights"
             )
-        tracker.log("eval", training.step, epoch=epoch, probe=name, **asdict(accuracy))
-        found.append(f"{name} {accuracy.top1:.4f}")
-    tracker.say(f"epoch {epoch}: val top-1 of {accuracy.num_examples} images: {', '.join(found)}")
+        figures = {
+            metric.name: score.value,
+            "low": score.low,
+            "high": score.high,
+            "loss": score.loss,
+            "split": score.split,
+            "num_examples": score.num_examples,
+        }
+        tracker.log("eval", training.step, epoch=epoch, probe=name, **figures)
+        found.append(f"{name} {metric.text(score.value)}")
+    count = data.num_examples("val")
+    tracker.say(f"epoch {epoch}: val {metric.words} of {count} examples: {', '.join(found)}")
 
 
-def log_sampling(training: Training, data: ImageData, tracker: Tracker) -> None:
+def log_sampling(training: Training, tracker: Tracker, epoch: int) -> None:
     """The variance of the gradient, where it is asked for, and each option's probability."""
-    epoch = training.step // training.steps_per_epoch
     if num_draws := training.config.train.variance_draws:
-        variances = log_variance(training, data, num_draws)
+        variances = log_variance(training, num_draws)
         tracker.log("variance", training.step, epoch=epoch, **variances)
     if probabilities := training.paths.option_probabilities():
         record = {"epoch": epoch, "probabilities": probabilities}
@@ -172,7 +178,7 @@ def save_last_epochs(training: Training, run: Path) -> None:
         weights = {
             "step": training.step,
             "ema": training.ema.module.state_dict(),
-            "supernet": training.supernet.state_dict(),
+            "supernet": training.network.state_dict(),
         }
         save_snapshot(run, weights)
 
@@ -181,18 +187,8 @@ def check_parts(config: Config, ranks: Ranks) -> None:
     """Raises ValueError for a batch that the ranks cannot share, before one waits for another."""
     if ranks.world == 1:
         return
-    size, mixes = config.data.batch_size, config.data.mixup > 0 or config.data.cutmix > 0
+    size, mixes = config.data.batch_size, config.data.mixes
     unit = ranks.world * (2 if mixes else 1)
     even = ", each of whose parts mixup and cutmix need even" if mixes else ""
     rule = f"a multiple of {unit} for {ranks.world} ranks{even}"
     check("data.batch_size", size % unit == 0, rule, size)
-
-
-def check_batches(config: Config, num_train: int) -> None:
-    size = config.data.batch_size
-    if num_train < size:
-        raise ValueError(f"data.batch_size must be at most the {num_train} images, got {size}")
-
-
-def loggable(run: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))

@@ -1,70 +1,73 @@
 """The supernet of a run: made from its configuration, or with the weights that training saved."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
+from nas.checks import check
 from nas.config.config import Config
+from nas.data.batches import Dataset, load
+from nas.files import write_atomic
 from nas.train.checkpoint import load_checkpoint
-from search_spaces.cell import CellArch, CellSpace
-from search_spaces.vit import ViTArch
-from supernet.families.cell import CellNetwork, CellSizes, CellSupernet
-from supernet.families.vit import FixedSizes, ViTSupernet, build
+from search_spaces.space import Arch
+from supernet.sampling.paths import State
 from supernet.supernet import Supernet
 
+TASK = "task.json"  # facts of the task, fitted to the training targets
 
-def make_supernet(config: Config) -> Supernet:
+
+def new_supernet(config: Config) -> Supernet[Arch]:
     """Initial weights, a function of the seed alone, on the CPU."""
     generator = torch.Generator().manual_seed(config.seed)
-    if isinstance(config.space, CellSpace):
-        return CellSupernet(config.space, cell_sizes(config), generator=generator)
-    return ViTSupernet(config.space, vit_sizes(config), config.source, generator=generator)
-
-
-def cell_sizes(config: Config) -> CellSizes:
-    return CellSizes(
-        in_chans=config.data.in_chans,
-        num_classes=config.data.num_classes,
-        channels=config.space.channels,
-        num_cells=config.space.num_cells,
+    return config.supernet.from_config(
+        config.space, config.task, config.source, generator=generator
     )
 
 
-def vit_sizes(config: Config) -> FixedSizes:
-    data = config.data
-    return FixedSizes(
-        img_size=data.img_size,
-        patch_size=data.patch_size,
-        in_chans=data.in_chans,
-        num_classes=data.num_classes,
-        head_dim=config.space.head_dim,
-    )
+def load_data(config: Config, run: Path, device: torch.device) -> Dataset:
+    """The data of a trained run, checked to be those that it was trained on."""
+    data = load(config.data, config.task, seed=config.seed, device=device)
+    check_data(run, data)
+    return data
 
 
-def build_plain(arch: Mapping[str, Any], model: Mapping[str, Any]) -> nn.Module:
-    """The untrained plain model of an architecture's record and a supernet's fixed sizes.
+def keep_task(run: Path, data: Dataset) -> None:
+    """Writes what `check_data` compares with."""
+    write_atomic(run / TASK, json.dumps(data.task.facts()))
 
-    Raises KeyError or TypeError for records of no family.
+
+def check_data(run: Path, data: Dataset) -> None:
+    """Raises ValueError for data that a run was not trained on.
+
+    What was learned from the training targets (how a regression scales them, the names of classes)
+    belongs to the weights: data.root may move, its content may not change.
     """
-    if "operations" in arch:
-        return CellNetwork(CellArch(tuple(arch["operations"])), CellSizes(**model))
-    values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}
-    return build(ViTArch(**values), FixedSizes(**model))
+    path = run / TASK
+    if path.exists():  # not in runs of earlier versions
+        known, found = json.loads(path.read_text()), json.loads(json.dumps(data.task.facts()))
+        check("data.root", found == known, f"the data that {run} was trained on, {known}", found)
 
 
-def load_supernet(config: Config, run: Path, warn: Callable[[str], None]) -> tuple[Supernet, int]:
-    """The averaged weights of the last checkpoint, on the CPU, and the step that it was made at.
-
-    Raises ValueError if nothing was trained.
-    """
+def load_state(run: Path, warn: Callable[[str], None]) -> State:
+    """What the last checkpoint holds, on the CPU; raises ValueError if nothing was trained."""
     state = load_checkpoint(run, torch.device("cpu"), warn)
     if state is None:
         raise ValueError(f"run must hold a checkpoint; nas train run={run} makes one, got none")
     if not state["finished"]:
         warn(f"training has stopped at step {state['step']} and is not finished")
-    supernet = make_supernet(config)
+    return state
+
+
+def load_supernet(
+    config: Config, run: Path, warn: Callable[[str], None]
+) -> tuple[Supernet[Arch], int]:
+    """The averaged weights of the last checkpoint, on the CPU, and the step that it was made at.
+
+    Raises ValueError if nothing was trained.
+    """
+    state = load_state(run, warn)
+    supernet = new_supernet(config)
     supernet.load_state_dict(state["ema"])
     return supernet.eval(), int(state["step"])

@@ -10,6 +10,7 @@ Letters: B batch, C channels, H, W height and width, K kernel size.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,8 +18,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.cell import EDGES, OUTPUT, CellArch, CellSpace, edge_name
+from search_spaces.space import Space
 from supernet.batch_norm import batch_norms
-from supernet.supernet import Supernet
+from supernet.image_tasks import square_images
+from supernet.layers import new_weight
+from supernet.sources.source import SourceFactory
+from supernet.supernet import Supernet, space_of
+from supernet.task import Task
 
 NUM_STAGES = 3
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
@@ -37,38 +43,56 @@ class CellSizes:
         return self.channels * 2**stage
 
 
-class CellSupernet(Supernet):
+class CellSupernet(Supernet[CellArch]):
     """Weights of all operations on all edges of all cells, stacked by stage and operation."""
 
-    def __init__(self, space: CellSpace, fixed: CellSizes, *, generator: Generator) -> None:
+    def __init__(
+        self,
+        space: CellSpace,
+        fixed: CellSizes,
+        sources: Mapping[str, SourceFactory],
+        *,
+        generator: Generator,
+    ) -> None:
         super().__init__()
+        self.check_sources(space, sources)
         self.fixed = fixed
-        self.stem = new_kernel(fixed.channels, fixed.in_chans, 3, generator)
-        # (num_cells * edges, C, C, K, K) of each stage
-        self.kernels = nn.ParameterDict(
-            {
-                f"{op}_{stage}": stack_kernels(
-                    fixed.num_cells * len(EDGES), fixed.width(stage), KERNELS[op], generator
-                )
-                for stage in range(NUM_STAGES)
-                for op in space.operations
-                if op in KERNELS
-            }
-        )
+        new = partial(new_weight, generator=generator)
+        self.stem = new(fixed.channels, fixed.in_chans, 3, 3)
+        kernels = {}  # (num_cells * edges, C, C, K, K) of each stage
+        for stage in range(NUM_STAGES):
+            width = fixed.width(stage)
+            for op in (op for op in space.operations if op in KERNELS):
+                shape = width, width, KERNELS[op], KERNELS[op]
+                kernels[f"{op}_{stage}"] = new(*shape, stack=(fixed.num_cells * len(EDGES),))
+        self.kernels = nn.ParameterDict(kernels)
         self.reductions = nn.ParameterDict()
         for stage in range(1, NUM_STAGES):
             i, o = fixed.width(stage - 1), fixed.width(stage)
-            self.reductions[f"first_{stage}"] = new_kernel(o, i, 3, generator)
-            self.reductions[f"second_{stage}"] = new_kernel(o, o, 3, generator)
-            self.reductions[f"shortcut_{stage}"] = new_kernel(o, i, 1, generator)
-        features = fixed.width(NUM_STAGES - 1)
-        bound = features**-0.5  # nn.Linear's own
-        weight = torch.empty(fixed.num_classes, features)
-        self.head = nn.Parameter(nn.init.uniform_(weight, -bound, bound, generator=generator))
+            self.reductions[f"first_{stage}"] = new(o, i, 3, 3)
+            self.reductions[f"second_{stage}"] = new(o, o, 3, 3)
+            self.reductions[f"shortcut_{stage}"] = new(o, i, 1, 1)
+        self.head = new(fixed.num_classes, fixed.width(NUM_STAGES - 1))
         self.head_bias = nn.Parameter(torch.zeros(fixed.num_classes))
 
+    @classmethod
+    def sizes(cls, space: Space[CellArch], task: Task) -> CellSizes:
+        known = space_of(cls, CellSpace, space)
+        channels, size = square_images(task)
+        # Two steps of stride 2, whose shortcut and convolutions must give the same size.
+        if size % 4 != 0:
+            raise ValueError(f"data.img_size must be a multiple of 4 for cells, got {size}")
+        return CellSizes(channels, task.num_outputs, known.channels, known.num_cells)
+
+    @classmethod
+    def plain(
+        cls, arch: CellArch, fixed: CellSizes, *, device: torch.device | str = "cpu"
+    ) -> nn.Module:
+        with torch.device(device):
+            return CellNetwork(arch, fixed)
+
     def forward(self, images: Tensor, arch: CellArch) -> Tensor:
-        """Logits (B, num_classes) of one subnet for images (B, C, H, W)."""
+        """Outputs (B, num_classes) of one subnet for images (B, C, H, W)."""
         x = normalise(F.conv2d(channels_last(images), self.stem, padding=1))
         live = arch.live_edges()
         for stage in range(NUM_STAGES):
@@ -90,13 +114,20 @@ class CellSupernet(Supernet):
         y = normalise(F.conv2d(F.relu(y), kernel[f"second_{stage}"], padding=1))
         return F.conv2d(F.avg_pool2d(x, 2), kernel[f"shortcut_{stage}"]) + y
 
-    def build(self, arch: CellArch, *, device: torch.device | str | None = None) -> nn.Module:
-        return CellNetwork(arch, self.fixed, device=device)
-
     @torch.no_grad()
     def factorise(self, arch: CellArch) -> dict[str, Tensor]:
         """Copies of the weights in use, by the plain model's names: a cell shares nothing."""
-        tensors = {
+        return {name: view.clone().contiguous() for name, view in self.views(arch).items()}
+
+    @torch.no_grad()
+    def load_plain(self, state: Mapping[str, Tensor], arch: CellArch) -> None:
+        self.check_plain(state, arch)
+        for name, view in self.views(arch).items():
+            view.copy_(state[name])
+
+    def views(self, arch: CellArch) -> dict[str, Tensor]:
+        """The weights in use, by the plain model's names."""
+        tensors: dict[str, Tensor] = {
             "stem.0.weight": self.stem,
             "head.weight": self.head,
             "head.bias": self.head_bias,
@@ -112,7 +143,7 @@ class CellSupernet(Supernet):
                 kernels = self.kernels[f"{op}_{stage}"]
                 key = f"cells.{place}.operations.{module_name(edge)}.1.weight"
                 tensors[key] = kernels[cell * len(EDGES) + EDGES.index(edge)]
-        return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        return tensors
 
     def merge(self, tensors: Mapping[str, Tensor], arch: CellArch) -> dict[str, Tensor]:
         """The tensors as they are; batch norms without statistics have mean 0 and variance 1."""
@@ -122,7 +153,7 @@ class CellSupernet(Supernet):
             norm.reset_running_stats()
         return dict(blank.named_buffers()) | dict(tensors)
 
-    def own_gradients(self, arch: CellArch) -> dict[str, list[Tensor]]:
+    def choice_gradients(self, arch: CellArch) -> dict[str, list[Tensor]]:
         """The kernels of each edge's operation, in every cell."""
         gradients: dict[str, list[Tensor]] = {}
         for edge, op in arch.edges().items():
@@ -169,14 +200,12 @@ def normalise(x: Tensor) -> Tensor:
 class Cell(nn.Module):
     """One cell as a plain module; it holds the operations that have an effect."""
 
-    def __init__(self, arch: CellArch, channels: int, *, device: torch.device | str | None) -> None:
+    def __init__(self, arch: CellArch, channels: int) -> None:
         super().__init__()
         self.live = tuple(arch.live_edges())
+        operations = arch.live_edges().items()
         self.operations = nn.ModuleDict(
-            {
-                module_name(edge): new_operation(op, channels, device)
-                for edge, op in arch.live_edges().items()
-            }
+            {module_name(edge): new_operation(op, channels) for edge, op in operations}
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,13 +219,11 @@ class Cell(nn.Module):
 class Reduction(nn.Module):
     """A residual block of stride 2 that doubles the channels."""
 
-    def __init__(self, i: int, o: int, *, device: torch.device | str | None) -> None:
+    def __init__(self, i: int, o: int) -> None:
         super().__init__()
-        self.first = new_convolution(i, o, 3, device, stride=2)
-        self.second = new_convolution(o, o, 3, device)
-        self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2), nn.Conv2d(i, o, 1, bias=False, device=device)
-        )
+        self.first = new_convolution(i, o, 3, stride=2)
+        self.second = new_convolution(o, o, 3)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(i, o, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.second(self.first(x))
@@ -205,22 +232,19 @@ class Reduction(nn.Module):
 class CellNetwork(nn.Module):
     """One subnet as a plain model. Its batch norms keep statistics, for `calibrate` to estimate."""
 
-    def __init__(
-        self, arch: CellArch, fixed: CellSizes, *, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, arch: CellArch, fixed: CellSizes) -> None:
         super().__init__()
         widths = [fixed.width(stage) for stage in range(NUM_STAGES)]
         self.num_cells = fixed.num_cells
         self.stem = nn.Sequential(
-            nn.Conv2d(fixed.in_chans, widths[0], 3, padding=1, bias=False, device=device),
-            new_norm(widths[0], device),
+            nn.Conv2d(fixed.in_chans, widths[0], 3, padding=1, bias=False), new_norm(widths[0])
         )
         self.cells = nn.ModuleList(
-            Cell(arch, width, device=device) for width in widths for _ in range(fixed.num_cells)
+            Cell(arch, width) for width in widths for _ in range(fixed.num_cells)
         )
-        self.reductions = nn.ModuleList(Reduction(i, o, device=device) for i, o in pairwise(widths))
-        self.last = nn.Sequential(new_norm(widths[-1], device), nn.ReLU())
-        self.head = nn.Linear(widths[-1], fixed.num_classes, device=device)
+        self.reductions = nn.ModuleList(Reduction(i, o) for i, o in pairwise(widths))
+        self.last = nn.Sequential(new_norm(widths[-1]), nn.ReLU())
+        self.head = nn.Linear(widths[-1], fixed.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(channels_last(images))
@@ -232,37 +256,24 @@ class CellNetwork(nn.Module):
         return self.head(self.last(x).mean((2, 3)))
 
 
-def new_operation(op: str, channels: int, device: torch.device | str | None) -> nn.Module:
+def new_operation(op: str, channels: int) -> nn.Module:
     if op in KERNELS:
-        return new_convolution(channels, channels, KERNELS[op], device)
+        return new_convolution(channels, channels, KERNELS[op])
     if op == "avg_pool_3x3":
         return nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)
     return nn.Identity()
 
 
-def new_convolution(
-    i: int, o: int, size: int, device: torch.device | str | None, *, stride: int = 1
-) -> nn.Sequential:
-    conv = nn.Conv2d(i, o, size, stride, padding=size // 2, bias=False, device=device)
-    return nn.Sequential(nn.ReLU(), conv, new_norm(o, device))
+def new_convolution(i: int, o: int, size: int, *, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(i, o, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, new_norm(o))
 
 
-def new_norm(channels: int, device: torch.device | str | None) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, affine=False, device=device)
+def new_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, affine=False)
 
 
 def module_name(edge: tuple[int, int]) -> str:
     """A name that a module may have."""
     target, source = edge
     return f"{target}_{source}"
-
-
-def new_kernel(o: int, i: int, size: int, generator: Generator) -> nn.Parameter:
-    """(o, i, size, size) from nn.Conv2d's own distribution, uniform in 1 / sqrt(fan in)."""
-    bound = (i * size**2) ** -0.5
-    return nn.Parameter(torch.empty(o, i, size, size).uniform_(-bound, bound, generator=generator))
-
-
-def stack_kernels(count: int, channels: int, size: int, generator: Generator) -> nn.Parameter:
-    kernels = [new_kernel(channels, channels, size, generator) for _ in range(count)]
-    return nn.Parameter(torch.stack([kernel.data for kernel in kernels]))

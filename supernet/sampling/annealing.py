@@ -26,7 +26,13 @@ class Annealing:
         return (1 - self.floor) * min(1.0, epoch / (self.annealing * epochs))
 
 
-def weakest(moments: Mapping[float, float]) -> float:
-    """The weakest strength whose second moment is the least but for rounding."""
+def judge(moments: Mapping[float, float], weighted: bool) -> tuple[float, float]:
+    """The strength to use, by the second moment that each would have had, and its gain.
+
+    It is the weakest one whose moment is the least but for rounding, or the greatest one where
+    draws are not weighted. The gain is its moment over that of strength 0.
+    """
     bound = min(moments.values()) * (1 + ROUNDING)
-    return min(strength for strength, moment in moments.items() if moment <= bound)
+    best = min(strength for strength, moment in moments.items() if moment <= bound)
+    strength = best if weighted else max(moments)
+    return strength, moments[strength] / moments[0.0] if moments[0.0] else 1.0

@@ -1,6 +1,6 @@
 """Examples drawn by the size of their gradients, so that the gradient's estimate varies less.
 
-The score of an example is the norm of its loss's gradient at the logits, from the training forward
+The score of an example is the norm of its loss's gradient at the outputs, from the training forward
 itself: for cross entropy the distance of the softmax from the target. It bounds the gradient's norm
 up to a factor that varies little (Katharopoulos & Fleuret, 2018, https://arxiv.org/abs/1803.00942),
 and is what PA&DA uses (Lu et al., 2023, https://arxiv.org/abs/2302.14772), here with scores that
@@ -8,17 +8,16 @@ outlive the epoch, draws that repeat no more than they must, weights, and a shar
 decided by what it would have saved on the last epoch's draws.
 """
 
-from typing import Any
-
 import torch
 from torch import Generator, Tensor
 
-from supernet.sampling.annealing import Annealing, weakest
+from supernet.sampling.annealing import Annealing, judge
+from supernet.sampling.examples import DataSampler
 
 NUM_SHARES = 11  # candidates for the share of importance, from 0 to the annealed limit
 
 
-class ImportanceData:
+class ImportanceData(DataSampler):
     """N draws an epoch, with probabilities between `floor` / N and what the scores ask for.
 
     An example's importance is the root of the decayed mean, over the epochs in which it was drawn,
@@ -30,6 +29,7 @@ class ImportanceData:
     """
 
     needs_scores = True
+    state_names = ("mean_squares", "probabilities", "share", "gain", "seen")
 
     def __init__(
         self,
@@ -78,8 +78,7 @@ class ImportanceData:
         # Judged by the importances from before this epoch, so that one that ages badly shows.
         weighted = total / self.probabilities
         moments = {share: float((weighted / self.mix(share)).sum()) for share in shares}
-        self.share = weakest(moments) if self.weighted else limit
-        self.gain = moments[self.share] / moments[0.0] if moments[0.0] else 1.0
+        self.share, self.gain = judge(moments, self.weighted)
         drawn = count > 0
         means = total[drawn] / count[drawn]
         known = self.mean_squares[drawn]
@@ -112,26 +111,6 @@ class ImportanceData:
         ess = 1 / float((uniform**2 / self.probabilities).sum())
         figures = {"data_ess": ess, "data_share": self.share}
         return figures | ({"data_gain": self.gain} if self.weighted else {})
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "mean_squares": self.mean_squares,
-            "probabilities": self.probabilities,
-            "share": self.share,
-            "gain": self.gain,
-            "seen": self.seen,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.keys() != self.state_dict().keys():
-            raise ValueError(
-                f"the state must have {sorted(self.state_dict())}, got {sorted(state)}"
-            )
-        # Copies, since observations are written in place.
-        self.mean_squares = state["mean_squares"].cpu().clone()
-        self.probabilities = state["probabilities"].cpu().clone()
-        self.seen = state["seen"].clone()
-        self.share, self.gain = state["share"], state["gain"]
 
 
 def draw_systematic(probabilities: Tensor, generator: Generator) -> Tensor:

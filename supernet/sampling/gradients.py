@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import variance
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from search_spaces.space import Arch
 from supernet.sampling.paths import Norms, Path, PathGradient
 from supernet.supernet import Supernet
 
@@ -16,15 +16,14 @@ from supernet.supernet import Supernet
 @contextmanager
 def alone(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within, a backward pass finds empty gradients; at the end, those of before are added."""
-    before = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
+    before = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    for parameter, _ in before:
         parameter.grad = None
     yield
-    pairs = [(p, old) for p, old in zip(parameters, before, strict=True) if old is not None]
-    both = [(p.grad, old) for p, old in pairs if p.grad is not None]
+    both = [(p.grad, old) for p, old in before if p.grad is not None]
     if both:
         torch._foreach_add_([new for new, _ in both], [old for _, old in both])
-    for parameter, old in pairs:
+    for parameter, old in before:
         if parameter.grad is None:
             parameter.grad = old
 
@@ -38,7 +37,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 class PathNorms:
     """Norms of one path's gradient, on the device until they are read with others."""
 
-    path: Path
+    path: Path[Arch]
     names: list[str]  # the choice of each tensor
     values: Tensor  # (1 + len(names),): the whole gradient's, then each tensor's
 
@@ -51,9 +50,11 @@ class PathNorms:
         return PathGradient(whole, choices)
 
 
-def path_norms(supernet: Supernet, path: Path, norms: Norms, whole: Tensor) -> PathNorms:
+def path_norms(
+    supernet: Supernet[Arch], path: Path[Arch], norms: Norms, whole: Tensor
+) -> PathNorms:
     """What `norms` asks for of the gradients that a path left; `whole` is the norm of all."""
-    own: dict[str, list[Tensor]] = {} if norms == "path" else supernet.own_gradients(path.arch)
+    own: dict[str, list[Tensor]] = {} if norms == "path" else supernet.choice_gradients(path.arch)
     names = [name for name, tensors in own.items() for _ in tensors]
     tensors = [tensor for tensors in own.values() for tensor in tensors]
     parts = torch._foreach_norm(tensors) if tensors else ()
@@ -97,11 +98,12 @@ class GradientMoments:
         return (variance(self.squares) / self.count) ** 0.5
 
 
-def logit_gradient_norms(logits: Tensor, scales: Tensor) -> Tensor:
-    """Norm (B,) of each example's loss gradient at its logits, from a backward pass.
+def output_gradient_norms(outputs: Tensor, scales: Tensor) -> Tensor:
+    """Norm (B,) of each example's loss gradient at its outputs, from a backward pass.
 
-    `logits` (B, C) retain their gradient; `scales` (B,) are what each example's loss was multiplied
-    by. For cross entropy it is the distance of the softmax from the target, hard or soft.
+    `outputs` (B, ...) retain their gradient; `scales` (B,) are what each example's loss was
+    multiplied by. For cross entropy it is the distance of the softmax from the target, hard or
+    soft.
     """
-    gradient: Any = logits.grad
-    return torch.linalg.vector_norm(gradient.float(), dim=1) / scales
+    assert outputs.grad is not None
+    return torch.linalg.vector_norm(outputs.grad.flatten(1).float(), dim=1) / scales

@@ -12,11 +12,11 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from search_spaces.space import Option, Space
-from supernet.sampling.annealing import Annealing, weakest
-from supernet.sampling.paths import Norms, Path, PathGradient
+from search_spaces.space import ArchT, Option, Space
+from supernet.sampling.annealing import Annealing, judge
+from supernet.sampling.paths import Norms, Path, PathGradient, PathSampler, State
 
 # How strongly importances may be used: exponents of the predicted norms.
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -35,7 +35,7 @@ class Draw(NamedTuple):
     ratios: tuple[float, ...] = ()
 
 
-class PathImportance:
+class PathImportance(PathSampler[ArchT]):
     """What both samplers share: the columns of options, recent draws and the annealing.
 
     `floor` is the least probability as a fraction of the uniform one; the share of importance rises
@@ -43,32 +43,34 @@ class PathImportance:
     gradients are trained more, and importances are used at full strength.
     """
 
-    begins_with_largest = False
     norms: Norms = "path"
+    state_names: tuple[str, ...] = ("draws", "share", "strength", "gain")
 
     def __init__(
-        self, floor: float, annealing: float, weighted: bool, memory: int, space: Space[Any]
+        self, floor: float, annealing: float, weighted: bool, memory: int, space: Space[ArchT]
     ) -> None:
         self.space = space
         self.annealing = Annealing(floor, annealing)
         self.weighted = weighted
         self.choices = space.choices()
         self.columns: dict[tuple[str, Option], int] = {}
+        self.places: dict[str, slice] = {}  # of each choice, among columns
         self.uniform: list[float] = []  # probability of each column
         for name, options in self.choices.items():
-            for option in options:
-                self.columns[name, option] = len(self.columns)
-                self.uniform.append(1 / len(options))
+            first = len(self.columns)
+            self.places[name] = slice(first, first + len(options))
+            self.columns |= {(name, option): first + i for i, option in enumerate(options)}
+            self.uniform += [1 / len(options)] * len(options)
         self.draws: deque[Draw] = deque(maxlen=memory)
         self.share = 0.0
         self.strength = 0.0
         self.gain = 1.0
 
-    def columns_of(self, arch: Any) -> tuple[int, ...]:
+    def columns_of(self, arch: ArchT) -> tuple[int, ...]:
         """The columns of the options that an architecture uses, in the order of choices."""
         return tuple(self.columns[item] for item in self.space.active(arch).items())
 
-    def path(self, arch: Any, ratio: float) -> Path:
+    def path(self, arch: ArchT, ratio: float) -> Path[ArchT]:
         return Path(arch, "random", ratio if self.weighted else 1.0, ratio)
 
     def figures(self) -> dict[str, float]:
@@ -83,34 +85,17 @@ class PathImportance:
         figures = {"path_ess": ess, "path_strength": self.strength}
         return figures | ({"path_gain": self.gain} if self.weighted else {})
 
-    def option_probabilities(self) -> dict[str, dict[str, float]]:
-        return {}
+    def state_dict(self) -> State:
+        draws = [[list(d.columns), d.ratio, d.squared_norm, list(d.ratios)] for d in self.draws]
+        return {**super().state_dict(), "draws": draws}
 
-    def common_state(self) -> dict[str, Any]:
-        return {
-            "draws": [
-                [list(draw.columns), draw.ratio, draw.squared_norm, list(draw.ratios)]
-                for draw in self.draws
-            ],
-            "share": self.share,
-            "strength": self.strength,
-            "gain": self.gain,
-        }
-
-    def load_common_state(self, state: dict[str, Any], needed: set[str]) -> None:
-        known = {"draws", "share", "strength", "gain"} | needed
-        if state.keys() != known:
-            raise ValueError(f"the state must have {sorted(known)}, got {sorted(state)}")
-        self.draws.clear()
-        self.draws.extend(
-            Draw(tuple(columns), ratio, squared_norm, tuple(ratios))
-            for columns, ratio, squared_norm, ratios in state["draws"]
-        )
-        self.share, self.strength = state["share"], state["strength"]
-        self.gain = state["gain"]
+    def load_state_dict(self, state: State) -> None:
+        memory = self.draws.maxlen
+        super().load_state_dict(state)
+        self.draws = deque((Draw(tuple(c), r, n, tuple(rs)) for c, r, n, rs in self.draws), memory)
 
 
-class FactorisedPaths(PathImportance):
+class FactorisedPaths(PathImportance[ArchT]):
     """One subnet a step, each choice drawn on its own by the gradients that its options had.
 
     The importance of an option is the root of the decayed mean of squared gradient norms, over the
@@ -120,6 +105,14 @@ class FactorisedPaths(PathImportance):
     the mean of the others of their choice.
     """
 
+    state_names = (
+        *PathImportance.state_names,
+        "mean_squares",
+        "evidence",
+        "candidates",
+        "probabilities",
+    )
+
     def __init__(
         self,
         floor: float = 0.2,
@@ -128,39 +121,33 @@ class FactorisedPaths(PathImportance):
         attribution: str = "path",
         weighted: bool = True,
         *,
-        space: Space[Any],
+        space: Space[ArchT],
     ) -> None:
         if attribution not in ("path", "choice"):
             raise ValueError(f"attribution must be path or choice, got {attribution!r}")
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay!r}")
         super().__init__(floor, annealing, weighted, JUDGED, space)
-        self.norms: Norms = "path" if attribution == "path" else "choice"
+        self.norms = "path" if attribution == "path" else "choice"
         self.decay = decay
         # Of each column: the decayed mean of squared norms and what it weighs, 0 if never drawn.
         self.mean_squares = [0.0] * len(self.columns)
         self.evidence = [0.0] * len(self.columns)
         self.probabilities = list(self.uniform)
-        self.candidates = self.mix_each()
+        self.candidates = [self.probabilities for _ in STRENGTHS]
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.share = self.annealing.share(epoch, epochs)
         moments = {strength: self.second_moment(strength) for strength in STRENGTHS}
-        self.strength = weakest(moments) if self.weighted else 1.0
-        self.gain = moments[self.strength] / moments[0.0] if moments[0.0] else 1.0
-        self.candidates = self.mix_each()
-        self.probabilities = self.candidates[self.strength]
+        self.strength, self.gain = judge(moments, self.weighted)
+        # The next draws judge them, which they know nothing of.
+        self.candidates = [self.mix(strength) for strength in STRENGTHS]
+        self.probabilities = self.candidates[STRENGTHS.index(self.strength)]
 
-    def mix_each(self) -> dict[float, list[float]]:
-        """Each strength's probabilities; the next draws judge them, which they know nothing of."""
-        return {strength: self.mix(strength) for strength in STRENGTHS}
-
-    def draw(self, generator: Random) -> list[Path]:
+    def draw(self, generator: Random) -> list[Path[ArchT]]:
         values: dict[str, Option] = {}
         for name, options in self.choices.items():
-            first = self.columns[name, options[0]]
-            chances = self.probabilities[first : first + len(options)]
-            (values[name],) = generator.choices(options, chances)
+            (values[name],) = generator.choices(options, self.probabilities[self.places[name]])
         arch = self.space.decode(values)
         return [self.path(arch, self.weight(self.columns_of(arch), self.probabilities))]
 
@@ -168,9 +155,9 @@ class FactorisedPaths(PathImportance):
         """u / p of a path; choices that it does not use have no part in it."""
         return math.prod(self.uniform[column] / probabilities[column] for column in columns)
 
-    def observe(self, path: Path, gradient: PathGradient) -> None:
+    def observe(self, path: Path[ArchT], gradient: PathGradient) -> None:
         columns = self.columns_of(path.arch)
-        ratios = tuple(self.weight(columns, chances) for chances in self.candidates.values())
+        ratios = tuple(self.weight(columns, chances) for chances in self.candidates)
         self.draws.append(Draw(columns, path.ratio, gradient.path**2, ratios))
         for name, column in zip(self.space.active(path.arch), columns, strict=True):
             own = [gradient.path] if self.norms == "path" else gradient.choices.get(name, ())
@@ -195,20 +182,17 @@ class FactorisedPaths(PathImportance):
     def mix(self, strength: float) -> list[float]:
         """Each option's probability: a share by importance, the rest uniform."""
         probabilities: list[float] = []
-        for name, options in self.choices.items():
-            first = self.columns[name, options[0]]
-            places = range(first, first + len(options))
-            norms = [self.mean_squares[place] ** 0.5 for place in places]
-            known = [
-                norm for norm, place in zip(norms, places, strict=True) if self.evidence[place]
-            ]
+        for place in self.places.values():
+            columns = list(zip(self.mean_squares[place], self.evidence[place], strict=True))
+            known = [square**0.5 for square, evidence in columns if evidence]
             # Without any gradient all options are alike.
-            mean = sum(known) / len(known) if any(known) else 1.0
+            if not any(known):
+                columns, known = [(0.0, 0.0)] * len(columns), [1.0]
+            mean = sum(known) / len(known)
             importances = [
-                (norm if self.evidence[place] and any(known) else mean) ** strength
-                for norm, place in zip(norms, places, strict=True)
+                (square**0.5 if evidence else mean) ** strength for square, evidence in columns
             ]
-            total, uniform = sum(importances), 1 / len(options)
+            total, uniform = sum(importances), 1 / len(columns)
             probabilities += [
                 # In this form equal importances leave the uniform probability as it is, to the bit.
                 uniform + self.share * (importance / total - uniform)
@@ -218,24 +202,6 @@ class FactorisedPaths(PathImportance):
 
     def option_probabilities(self) -> dict[str, dict[str, float]]:
         return {
-            name: {
-                str(option): self.probabilities[self.columns[name, option]] for option in options
-            }
+            name: dict(zip(map(str, options), self.probabilities[self.places[name]], strict=True))
             for name, options in self.choices.items()
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **self.common_state(),
-            "mean_squares": list(self.mean_squares),
-            "evidence": list(self.evidence),
-            "candidates": [list(chances) for chances in self.candidates.values()],
-            "probabilities": list(self.probabilities),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        needed = {"mean_squares", "evidence", "candidates", "probabilities"}
-        self.load_common_state(state, needed)
-        self.mean_squares, self.evidence = list(state["mean_squares"]), list(state["evidence"])
-        self.candidates = dict(zip(STRENGTHS, map(list, state["candidates"]), strict=True))
-        self.probabilities = list(state["probabilities"])

@@ -1,26 +1,49 @@
 """Which subnets a training step sees: the interface, uniform draws and the sandwich."""
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal
 
-from search_spaces.space import Space
+from torch import Tensor
+
+from search_spaces.space import ArchT, Space
+
+State = dict[str, Any]  # of whatever a checkpoint keeps
 
 # What a path sampler learns from: nothing, the norm of each random path's whole gradient, the
 # norms of each choice's own parameters, or these after the gradient was clipped.
 Norms = Literal["none", "path", "choice", "clipped_choice"]
 
 
+class Stateful:
+    """What has a state: the attributes of these names, of plain values and tensors."""
+
+    state_names: tuple[str, ...] = ()
+
+    def state_dict(self) -> State:
+        return {name: getattr(self, name) for name in self.state_names}
+
+    def load_state_dict(self, state: State) -> None:
+        """Copies, with tensors on the CPU; raises ValueError for the state of something else."""
+        if state.keys() != set(self.state_names):
+            raise ValueError(f"the state must have {list(self.state_names)}, got {sorted(state)}")
+        for name, value in state.items():
+            own = value.cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            setattr(self, name, own)
+
+
 @dataclass(frozen=True)
-class Path:
+class Path(Generic[ArchT]):
     """One subnet of a training step; `role` is largest, random or smallest.
 
     `ratio` is the uniform probability of a random one over that which it was drawn with, and
     `weight` what its loss is multiplied by: the ratio, or 1 where the sampler is told to leave it.
     """
 
-    arch: Any
+    arch: ArchT
     role: str
     weight: float = 1.0
     ratio: float = 1.0
@@ -37,69 +60,44 @@ class PathGradient:
     choices: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-class PathSampler(Protocol):
+class PathSampler(Stateful, ABC, Generic[ArchT]):
     """Draws the subnets of each step, in the order in which they are trained."""
 
-    begins_with_largest: bool  # so that its logits can teach the others of the step
-    norms: Norms
+    begins_with_largest = False  # so that its outputs can teach the others of the step
+    norms: Norms = "none"
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Takes what was learned into use; `epoch` counts from 0."""
-        ...
 
-    def draw(self, generator: Random) -> list[Path]: ...
+    @abstractmethod
+    def draw(self, generator: Random) -> list[Path[ArchT]]: ...
 
-    def observe(self, path: Path, gradient: PathGradient) -> None:
+    def observe(self, path: Path[ArchT], gradient: PathGradient) -> None:
         """Learns from the gradient of a path of role random."""
-        ...
 
     def figures(self) -> dict[str, float]:
         """What to log of the current probabilities, by name."""
-        ...
+        return {}
 
     def option_probabilities(self) -> dict[str, dict[str, float]]:
         """Of each option of each choice; empty where choices have no distribution of their own."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+        return {}
 
 
-class UniformPaths:
+class UniformPaths(PathSampler[ArchT]):
     """One subnet a step, each choice uniform: single path one-shot.
 
     Guo et al., 2019, https://arxiv.org/abs/1904.00420.
     """
 
-    begins_with_largest = False
-    norms: Norms = "none"
-
-    def __init__(self, *, space: Space[Any]) -> None:
+    def __init__(self, *, space: Space[ArchT]) -> None:
         self.space = space
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None: ...
-
-    def draw(self, generator: Random) -> list[Path]:
+    def draw(self, generator: Random) -> list[Path[ArchT]]:
         return [Path(self.space.sample(generator), "random")]
 
-    def observe(self, path: Path, gradient: PathGradient) -> None: ...
 
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def option_probabilities(self) -> dict[str, dict[str, float]]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            raise ValueError(f"uniform paths have no state, got {sorted(state)}")
-
-
-class SandwichPaths:
+class SandwichPaths(PathSampler[ArchT]):
     """The largest subnet, `num_random` random ones, and the smallest, in that order.
 
     `random` draws the random ones: a factory, called with `space`, of a sampler of single paths.
@@ -111,9 +109,9 @@ class SandwichPaths:
     def __init__(
         self,
         num_random: int,
-        random: Callable[..., PathSampler] = UniformPaths,
+        random: Callable[..., PathSampler[ArchT]] = UniformPaths,
         *,
-        space: Space[Any],
+        space: Space[ArchT],
     ) -> None:
         if not isinstance(num_random, int) or isinstance(num_random, bool) or num_random < 0:
             raise ValueError(f"num_random must be an integer of at least 0, got {num_random!r}")
@@ -130,13 +128,13 @@ class SandwichPaths:
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.random.begin_epoch(epoch, epochs)
 
-    def draw(self, generator: Random) -> list[Path]:
+    def draw(self, generator: Random) -> list[Path[ArchT]]:
         largest = Path(self.space.largest(), "largest")
         smallest = Path(self.space.smallest(), "smallest")
         randoms = [path for _ in range(self.num_random) for path in self.random.draw(generator)]
         return [largest, *randoms, smallest]
 
-    def observe(self, path: Path, gradient: PathGradient) -> None:
+    def observe(self, path: Path[ArchT], gradient: PathGradient) -> None:
         self.random.observe(path, gradient)
 
     def figures(self) -> dict[str, float]:
@@ -145,8 +143,8 @@ class SandwichPaths:
     def option_probabilities(self) -> dict[str, dict[str, float]]:
         return self.random.option_probabilities()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return self.random.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.random.load_state_dict(state)

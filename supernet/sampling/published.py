@@ -11,27 +11,27 @@ uniform part. Their convolutions have a bias whose gradient is zero, since a bat
 import re
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from search_spaces.space import Option, Space
+from search_spaces.space import ArchT, Option, Space
 from supernet.sampling.example_importance import draw_independent
-from supernet.sampling.paths import Norms, Path, PathGradient
+from supernet.sampling.examples import DataSampler
+from supernet.sampling.paths import Norms, Path, PathGradient, PathSampler
 
 
-class PublishedPaths:
+class PublishedPaths(PathSampler[ArchT]):
     """One subnet a step; choices of one kind share one distribution over their options.
 
     An option's norm is the sum of the norms of its tensors over all choices of the kind that took
     it, divided by their number.
     """
 
-    begins_with_largest = False
     norms: Norms = "clipped_choice"
+    state_names = ("norm_means", "probabilities")
 
-    def __init__(self, *, space: Space[Any]) -> None:
+    def __init__(self, *, space: Space[ArchT]) -> None:
         self.space = space
         self.choices = space.choices()
         self.kinds: dict[str, Sequence[Option]] = {
@@ -52,13 +52,13 @@ class PublishedPaths:
                 ]
             self.norm_means[kind] = [0.0] * len(norms)
 
-    def draw(self, generator: Random) -> list[Path]:
+    def draw(self, generator: Random) -> list[Path[ArchT]]:
         values: dict[str, Option] = {}
         for name, options in self.choices.items():
             (values[name],) = generator.choices(options, self.probabilities[kind_of(name)])
         return [Path(self.space.decode(values), "random")]
 
-    def observe(self, path: Path, gradient: PathGradient) -> None:
+    def observe(self, path: Path[ArchT], gradient: PathGradient) -> None:
         found: dict[tuple[str, Option], list[float]] = {}
         for name, option in self.space.active(path.arch).items():
             if norms := gradient.choices.get(name):
@@ -77,27 +77,17 @@ class PublishedPaths:
             for name, options in self.choices.items()
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"norm_means": self.norm_means, "probabilities": self.probabilities}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.keys() != {"norm_means", "probabilities"}:
-            raise ValueError(
-                f"the state must have norm_means and probabilities, got {sorted(state)}"
-            )
-        self.norm_means = {kind: list(means) for kind, means in state["norm_means"].items()}
-        self.probabilities = dict(state["probabilities"])
-
 
 def kind_of(name: str) -> str:
     """The name of a choice without the places in it: all edges are of one kind."""
     return re.sub(r"[0-9<-]+", "", name)
 
 
-class PublishedData:
+class PublishedData(DataSampler):
     """N draws with replacement, unweighted; examples not drawn in an epoch score 0 in the next."""
 
     needs_scores = True
+    state_names = ("scores", "probabilities")
 
     def __init__(self, *, num_examples: int) -> None:
         self.num_examples = num_examples
@@ -127,12 +117,3 @@ class PublishedData:
     def figures(self) -> dict[str, float]:
         uniform = 1 / self.num_examples
         return {"data_ess": 1 / float((uniform**2 / self.probabilities).sum())}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scores": self.scores, "probabilities": self.probabilities}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.keys() != {"scores", "probabilities"}:
-            raise ValueError(f"the state must have scores and probabilities, got {sorted(state)}")
-        self.scores = state["scores"].cpu().clone()  # observations are written in place
-        self.probabilities = state["probabilities"].cpu()

@@ -1,7 +1,6 @@
 """Atoms: a dictionary of matrices, from which each layer's weight is mixed."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,43 +8,22 @@ from torch import Generator, Tensor, nn
 from supernet.sources.source import (
     SharingArch,
     Sizes,
+    Slice,
     SourceShape,
     WeightSource,
-    gradient,
-    mix_atoms,
+    fit_product,
 )
 
-
-class Coefficients(nn.Module, ABC):
-    """How layers are mixed from atoms; `num_atoms` is the size of the dictionary."""
-
-    num_atoms: int
-    dimensions: frozenset[str] = frozenset()
-
-    @abstractmethod
-    def mix(self, atoms: Tensor, layers: range, arch: SharingArch) -> Tensor:
-        """Weights (m, o, i) from atoms (S, o, i)."""
-
-    @abstractmethod
-    def factors(self, atoms: Tensor, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
-        """As `WeightSource.factors`, from atoms (S, O, I)."""
-
-    @abstractmethod
-    def own_gradients(
-        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
-    ) -> list[Tensor]:
-        """As `WeightSource.own_gradients`, of the coefficients and of atoms (S, O, I)."""
-
-    @abstractmethod
-    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        """As `WeightSource.shared_gradients`, of atoms (S, O, I)."""
+ROUNDS = 30  # of fitting layers of different sizes
 
 
-class OneHot(Coefficients):
+class OneHot(nn.Module):
     """Layer l is atom l: weights of each layer's own, merely entangled.
 
     AutoFormer (Chen et al., 2021, https://arxiv.org/abs/2107.00651).
     """
+
+    dimensions: frozenset[str] = frozenset()
 
     def __init__(self, *, shape: SourceShape, generator: Generator) -> None:
         super().__init__()
@@ -54,21 +32,22 @@ class OneHot(Coefficients):
     def mix(self, atoms: Tensor, layers: range, arch: SharingArch) -> Tensor:
         return atoms[layers.start : layers.stop]
 
-    def factors(self, atoms: Tensor, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
+    def slices(self, atoms: nn.Parameter, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
         return {
-            f"layers.{layer}.weight": atoms[layer, :o, :i] for layer, (o, i) in enumerate(sizes)
+            f"layers.{layer}.weight": Slice(atoms, (layer, slice(o), slice(i)))
+            for layer, (o, i) in enumerate(sizes)
         }
 
-    def own_gradients(
-        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
-    ) -> list[Tensor]:
-        return gradient(atoms, layer, slice(o), slice(i))
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        return factors[f"layers.{layer}.weight"]
 
-    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return []
+    def fit(self, atoms: Tensor, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        for atom, weight in zip(atoms, weights, strict=False):
+            o, i = weight.shape
+            atom[:o, :i] = weight
 
 
-class Free(Coefficients):
+class Free(nn.Module):
     """Layer l is sum_s c_ls D_s over the first s atoms, every c_ls trained.
 
     MASA (Zhussip et al., 2025, https://arxiv.org/abs/2508.04581). Rows of c begin as random
@@ -85,25 +64,34 @@ class Free(Coefficients):
 
     def mix(self, atoms: Tensor, layers: range, arch: SharingArch) -> Tensor:
         coefficients = self.coefficients[layers.start : layers.stop, : arch.num_atoms]
-        return mix_atoms(coefficients, atoms[: arch.num_atoms])
+        return torch.tensordot(coefficients, atoms[: arch.num_atoms], dims=1)
 
-    def factors(self, atoms: Tensor, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
-        o, i = max(o for o, _ in sizes), max(i for _, i in sizes)
-        return {
-            "atoms": atoms[: arch.num_atoms, :o, :i],
-            "coefficients": self.coefficients[: len(sizes), : arch.num_atoms],
-        }
+    def slices(self, atoms: nn.Parameter, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
+        o, i, used = max(o for o, _ in sizes), max(i for _, i in sizes), slice(arch.num_atoms)
+        found = {"atoms": Slice(atoms, (used, slice(o), slice(i)))}
+        for layer in range(len(sizes)):
+            found[f"layers.{layer}.coefficients"] = Slice(self.coefficients, (layer, used))
+        return found
 
-    def own_gradients(
-        self, atoms: Tensor, layer: int, o: int, i: int, arch: SharingArch
-    ) -> list[Tensor]:
-        return gradient(self.coefficients, layer, slice(arch.num_atoms))
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        coefficients = factors[f"layers.{layer}.coefficients"][None]
+        return torch.tensordot(coefficients, factors["atoms"][:, :o, :i], dims=1)[0]
 
-    def shared_gradients(self, atoms: Tensor, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return gradient(atoms, slice(arch.num_atoms), slice(o), slice(i))
+    def fit(self, atoms: Tensor, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        """Where layers differ in size, what one lacks is what was composed in the round before."""
+        o, i = max(len(weight) for weight in weights), max(w.shape[1] for w in weights)
+        count, used = len(weights), slice(arch.num_atoms)
+        is_even = all(weight.shape == (o, i) for weight in weights)
+        for _ in range(1 if is_even else ROUNDS):
+            stack = self.mix(atoms[:, :o, :i], range(count), arch)
+            for whole, weight in zip(stack, weights, strict=True):
+                whole[: len(weight), : weight.shape[1]] = weight
+            fit_product(self.coefficients[:count, used], atoms[used, :o, :i], stack)
 
 
-CoefficientsFactory = Callable[..., Coefficients]  # called with shape and generator
+# How layers are mixed from atoms (S, O, I), `num_atoms` in all: `mix` makes weights (m, o, i) from
+# atoms (S, o, i), the other methods are as in `WeightSource`. Called with shape and generator.
+CoefficientsFactory = Callable[..., OneHot | Free]
 
 
 class Atoms(WeightSource):
@@ -124,11 +112,11 @@ class Atoms(WeightSource):
     def weight(self, layers: range, o: int, i: int, arch: SharingArch) -> Tensor:
         return self.coefficients.mix(self.atoms[:, :o, :i], layers, arch)
 
-    def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
-        return self.coefficients.factors(self.atoms, sizes, arch)
+    def slices(self, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
+        return self.coefficients.slices(self.atoms, sizes, arch)
 
-    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return self.coefficients.own_gradients(self.atoms, layer, o, i, arch)
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        return self.coefficients.merge(factors, layer, o, i)
 
-    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return self.coefficients.shared_gradients(self.atoms, o, i, arch)
+    def fit(self, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        self.coefficients.fit(self.atoms, weights, arch)

@@ -1,9 +1,18 @@
 """Low-rank weights of each layer's own."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Generator, Tensor, nn
 
-from supernet.sources.source import SharingArch, Sizes, SourceShape, WeightSource, gradient
+from supernet.sources.source import (
+    SharingArch,
+    Sizes,
+    Slice,
+    SourceShape,
+    WeightSource,
+    fit_product,
+)
 
 
 class Factors(WeightSource):
@@ -36,21 +45,19 @@ class Factors(WeightSource):
             a = a * used[..., None].to(a)
         return torch.bmm(self.b[layers.start : layers.stop, :o, :r] * self.scale, a)
 
-    def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
-        factors = {}
+    def slices(self, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
+        found = {}
         for layer, (o, i) in enumerate(sizes):
-            r = arch.rank[layer]
-            factors[f"layers.{layer}.b"] = self.b[layer, :o, :r] * self.scale
-            factors[f"layers.{layer}.a"] = self.a[layer, :r, :i]
-        return factors
+            r, name = slice(arch.rank[layer]), f"adapters.{layer}"
+            found[f"{name}.a"] = Slice(self.a, (layer, r, slice(i)))
+            found[f"{name}.b"] = Slice(self.b, (layer, slice(o), r), self.scale)
+        return found
 
-    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        r = arch.rank[layer]
-        if r == 0:
-            return []
-        return gradient(self.a, layer, slice(r), slice(i)) + gradient(
-            self.b, layer, slice(o), slice(r)
-        )
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        a, b = factors[f"adapters.{layer}.a"], factors[f"adapters.{layer}.b"]
+        return torch.bmm(b[None], a[None])[0]
 
-    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return self.own_gradients(layer, o, i, arch)
+    def fit(self, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        for layer, weight in enumerate(weights):
+            (o, i), r = weight.shape, arch.rank[layer]
+            fit_product(self.b[layer, :o, :r], self.a[layer, :r, :i], weight / self.scale)

@@ -1,9 +1,12 @@
 """What a weight source is, sums of sources, and how factors become weights again."""
 
+import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import reduce
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -32,6 +35,23 @@ class SourceShape:
     rank: int
 
 
+class Slice(NamedTuple):
+    """What a subnet uses of a parameter; it is stored times `scale`."""
+
+    parameter: nn.Parameter
+    place: tuple[int | slice, ...]
+    scale: float = 1.0
+
+    def value(self) -> Tensor:
+        view = self.parameter[self.place]
+        return view if self.scale == 1 else view * self.scale
+
+    def gradient(self) -> list[Tensor]:
+        """The view of the parameter's gradient as the only entry; none where it has no elements."""
+        view = None if self.parameter.grad is None else self.parameter.grad[self.place]
+        return [] if view is None or view.numel() == 0 else [view]
+
+
 class WeightSource(nn.Module, ABC):
     """The weights of one role; `dimensions` names the fields of an architecture that it reads."""
 
@@ -42,29 +62,43 @@ class WeightSource(nn.Module, ABC):
         """Weights (m, o, i) of consecutive layers, differentiable, in parameter dtype."""
 
     @abstractmethod
-    def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
-        """Views of what a subnet must store, by name; `merge` composes them again.
+    def slices(self, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
+        """What a subnet whose layers have the (o, i) of `sizes` must store, by name.
 
-        `sizes` has (o, i) of each layer. A shared tensor is the bounding box of the layers' slices.
+        A name says whose it is: `layers.<l>.` is layer l's alone, and so is `adapters.<l>.`, which
+        the layer's rank decides about; others are shared, the bounding box of the layers' slices.
+        What is named `layers.<l>.weight` is the whole weight of a layer.
         """
 
     @abstractmethod
-    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        """Gradients of what no other layer uses, views of the slices in use; absent ones left out.
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        """The weight (o, i) of one layer from what `factors` returned.
 
-        Shared atoms are not among them: their gradient is a sum over layers.
+        The same operations in the same order as composing that layer alone, so equal to the bit.
         """
 
-    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        """Those of `own_gradients` that the layer's rank decides about."""
-        return []
+    @abstractmethod
+    def fit(self, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        """Brings the weights of the leading layers close to `weights`, each (o, i), by changing
+        the slices in use; to be called without gradients."""
 
-    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        """Gradients of the atoms in use that layers share."""
-        return []
+    def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
+        """The values of `slices`."""
+        return {name: part.value() for name, part in self.slices(sizes, arch).items()}
+
+    def gradients(self, sizes: Sizes, arch: SharingArch) -> dict[str, list[Tensor]]:
+        """Views of the gradients of `slices` by layers.<l>, adapters.<l> and shared.
+
+        Shared gradients are sums over layers. Absent and empty ones are left out.
+        """
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for name, part in self.slices(sizes, arch).items():
+            owner = re.search(r"\b(layers|adapters)\.\d+", name)
+            found[owner[0] if owner else "shared"] += part.gradient()
+        return found
 
 
-SourceFactory = Callable[..., WeightSource]  # likewise
+SourceFactory = Callable[..., WeightSource]  # called with shape and generator
 
 
 class Sum(WeightSource):
@@ -83,54 +117,62 @@ class Sum(WeightSource):
         return [part for part in self.parts if isinstance(part, WeightSource)]
 
     def weight(self, layers: range, o: int, i: int, arch: SharingArch) -> Tensor:
-        first, *others = (part.weight(layers, o, i, arch) for part in self._sources())
-        for other in others:
-            first = first + other
-        return first
+        return reduce(torch.add, [part.weight(layers, o, i, arch) for part in self._sources()])
 
-    def factors(self, sizes: Sizes, arch: SharingArch) -> dict[str, Tensor]:
+    def slices(self, sizes: Sizes, arch: SharingArch) -> dict[str, Slice]:
         return {
-            f"parts.{index}.{name}": tensor
-            for index, part in enumerate(self._sources())
-            for name, tensor in part.factors(sizes, arch).items()
+            f"parts.{index}.{name}": part
+            for index, source in enumerate(self._sources())
+            for name, part in source.slices(sizes, arch).items()
         }
 
-    def own_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return [g for part in self._sources() for g in part.own_gradients(layer, o, i, arch)]
+    def merge(self, factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
+        weights = [
+            part.merge(below(factors, f"parts.{index}."), layer, o, i)
+            for index, part in enumerate(self._sources())
+        ]
+        return reduce(torch.add, weights)
 
-    def rank_gradients(self, layer: int, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return [g for part in self._sources() for g in part.rank_gradients(layer, o, i, arch)]
+    def fit(self, weights: Sequence[Tensor], arch: SharingArch) -> None:
+        """Each part in turn is fitted to what the others leave: adapters that begin at zero, to
+        what the dictionary before them leaves."""
 
-    def shared_gradients(self, o: int, i: int, arch: SharingArch) -> list[Tensor]:
-        return [g for part in self._sources() for g in part.shared_gradients(o, i, arch)]
+        def now(source: WeightSource, layer: int) -> Tensor:
+            o, i = weights[layer].shape
+            return source.weight(range(layer, layer + 1), o, i, arch)[0]
 
-
-def gradient(parameter: Tensor, *place: int | slice) -> list[Tensor]:
-    """The view parameter.grad[place] as the only entry; no entry where there is no gradient."""
-    return [] if parameter.grad is None else [parameter.grad[place]]
-
-
-def mix_atoms(coefficients: Tensor, atoms: Tensor) -> Tensor:
-    """Coefficients (m, s) times atoms (s, o, i): all layers in one product, (m, o, i)."""
-    return torch.tensordot(coefficients, atoms, dims=1)
+        for part in self._sources():
+            left = [w - (now(self, place) - now(part, place)) for place, w in enumerate(weights)]
+            part.fit(left, arch)
 
 
-def merge(factors: Mapping[str, Tensor], layer: int, o: int, i: int) -> Tensor:
-    """The weight (o, i) of one layer from what `WeightSource.factors` returned.
+def fit_product(left: Tensor, right: Tensor, matrix: Tensor) -> None:
+    """Makes left (m, r) times right (r, ...) the best approximation of a matrix (m, ...).
 
-    The same operations in the same order as composing that layer alone, so equal to the bit.
+    By its largest singular values (Eckart & Young, 1936), shared alike by both factors. Components
+    that it does not need are zero in `left` alone, so that a gradient reaches them.
     """
-    if parts := sorted({int(name.split(".")[1]) for name in factors if name.startswith("parts.")}):
-        weights = [merge(below(factors, f"parts.{part}."), layer, o, i) for part in parts]
-        total = weights[0]
-        for weight in weights[1:]:
-            total = total + weight
-        return total
-    if "atoms" in factors:
-        return mix_atoms(factors["coefficients"][layer : layer + 1], factors["atoms"][:, :o, :i])[0]
-    if f"layers.{layer}.weight" in factors:
-        return factors[f"layers.{layer}.weight"]
-    return torch.bmm(factors[f"layers.{layer}.b"][None], factors[f"layers.{layer}.a"][None])[0]
+    u, s, v = torch.linalg.svd(matrix.flatten(1).double(), full_matrices=False)
+    rank = min(len(right), int((s > s[0] * 1e-12).sum()))
+    root = s[:rank].sqrt()
+    left.zero_()
+    left[:, :rank] = u[:, :rank] * root
+    right[:rank] = (root[:, None] * v[:rank]).view(rank, *right.shape[1:])
+
+
+def check_sharing(options: Mapping[str, Sequence[int]], sources: Sequence[WeightSource]) -> None:
+    """Raises ValueError where a space varies what no source reads, or lacks what one needs.
+
+    `options` are the space's of num_atoms and rank.
+    """
+    used = frozenset().union(*(source.dimensions for source in sources))
+    if "num_atoms" in used and min(options["num_atoms"]) == 0:
+        raise ValueError(
+            f"space.num_atoms must be positive, since source has atoms, got {options['num_atoms']}"
+        )
+    for name, values in options.items():
+        if name not in used and tuple(values) != (0,):
+            raise ValueError(f"space.{name} must be [0], since no source reads it, got {values}")
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What a configuration may say: every file of conf/ works, a bad value is refused by its key."""
 
 import copy
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from nas.config.config import Config, parse
 from nas.config.run_folder import compose_config, conf_dir, flatten, resolve
 from nas.train.optimization import make_optimizer
-from nas.train.weights import make_supernet
+from nas.train.weights import new_supernet
+from search_spaces.cell import CellSpace
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/*.yaml"))
+AGES = ["data.root=images", "data.columns=[age]"]
 # What a file needs beside it, since it says so itself.
 NEEDS = {
     "data/image_folder": ["data.root=images", "data.num_classes=3"],
+    "data/image_targets": [*AGES, "task=regression"],
+    "task/regression": [*AGES, "data=image_targets"],
     **{
         f"paths/{name}": ["distillation=none"]
         for name in ("uniform", "candidates", "emphasis", "importance", "published")
@@ -54,11 +59,12 @@ def test_every_file_of_conf_makes_a_supernet(path: Path) -> None:
     small = [] if group == "space" else ["space.embed_dim=[16]"]
     # The published spaces are large; one of their depths has every other option.
     small.append("space.depth=[2]" if group == "space" else "space.depth=[1]")
+    small += ["space.patch_size=2"]  # the digits' size
     needs = NEEDS.get(f"{group}/{name}", [])
     if name.endswith("nasbench201") or "space=nasbench201" in needs:
         small = ["space.num_cells=1"]
     config = parse(compose_config([f"{group}={name}", *needs, *small]))
-    supernet = make_supernet(config)
+    supernet = new_supernet(config)
     assert all(parameter.isfinite().all() for parameter in supernet.parameters())
 
 
@@ -78,7 +84,9 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("data.name", "mnist", "one of"),
     ("data.name", "cifar10", "data.root must be set"),
     ("data.root", "images", "set for all but digits"),
-    ("data.patch_size", 3, "a divisor of img_size (8)"),
+    ("space.patch_size", 3, "a divisor of"),
+    ("data.targets", "ages.csv", "empty for digits"),
+    ("data.columns", ["age"], "empty without data.targets"),
     ("data.val_fraction", 0, "between 0 and 1"),
     ("data.val_fraction", 1, "between 0 and 1"),
     ("data.test_fraction", NAN, "between 0 and 1"),
@@ -105,10 +113,8 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("target.compare", ["eager", "jax"], "a list of some of"),
     ("target.precision", 0.0, "in (0, 1)"),
     ("target.time_limit_s", 0.0, "positive"),
-    ("target.img_size", 12, "data.img_size (8), which a transformer's position embeddings are for"),
     ("budget.min_params", 0, "positive"),
     ("search.strategy", "wild", "one of"),
-    ("search.predictor", "oracle", "one of"),
     ("search.finalists", 0, "positive"),
     ("search.patience", -1, "zero or positive"),
     ("plan", 1, "0 for none, or at least 2"),
@@ -117,14 +123,16 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("search.trials", 0, "positive"),
     ("wandb.mode", "on", "one of"),
     *((f"data.{name}", 0, "positive") for name in ("img_size", "in_chans", "num_classes")),
-    *((f"data.{name}", 0, "positive") for name in ("patch_size", "batch_size", "resident_mib")),
+    *((f"data.{name}", 0, "positive") for name in ("batch_size", "resident_mib")),
+    ("space.patch_size", 0, "positive"),
     *((f"data.{name}", -1, "zero or positive") for name in ("workers", "shift", "mixup")),
     *((f"data.{name}", INFINITY, "zero or positive") for name in ("mixup", "cutmix")),
     *((f"train.{name}", 0, "positive") for name in ("epochs", "lr", "eval_every")),
     *((f"train.{name}", 0, "positive") for name in ("checkpoint_every", "log_every")),
     *((f"train.{name}", -1, "zero or positive") for name in ("min_lr", "warmup_epochs")),
     *((f"train.{name}", NAN, "zero or positive") for name in ("weight_decay", "clip_grad")),
-    *((f"train.{name}", 1.0, "in [0, 1)") for name in ("label_smoothing", "ema_decay")),
+    ("train.ema_decay", 1.0, "in [0, 1)"),
+    ("task.label_smoothing", 1.0, "in [0, 1)"),
     *((f"budget.{name}", 0, "positive") for name in BASE.budget),
     ("budget.latency_ms", INFINITY, "positive"),
 ]
@@ -141,7 +149,7 @@ def test_a_bad_value_is_refused_with_key_rule_and_value(key: str, value: Any, ru
 def test_a_window_has_its_lower_end_below_its_upper_one() -> None:
     raw = changed("budget.params", 100)
     raw.budget.min_params = 100
-    assert parse(raw).budget.bounds() == {"params": 100, "min_params": 100}
+    assert parse(raw).budget.record() == {"params": 100, "min_params": 100}
     raw.budget.min_params = 101
     with pytest.raises(ValueError, match=r"budget\.min_params must be at most the upper bound"):
         parse(raw)
@@ -156,8 +164,8 @@ def test_mixing_needs_an_even_batch() -> None:
 
 
 LEAVES = [key for key, _ in flatten(OmegaConf.to_container(BASE)) if "_target_" not in key]
-TYPED = [key for key in LEAVES if key.split(".")[0] not in ("space", "source")]
-LISTS = ("data.mean", "data.std")
+TYPED = [key for key in LEAVES if key.split(".")[0] not in ("space", "source", "task")]
+LISTS = ("data.mean", "data.std", "data.columns", "target.compare")
 
 
 @pytest.mark.parametrize("key", TYPED)
@@ -170,7 +178,7 @@ def test_no_key_may_be_missing(key: str) -> None:
     assert refusal(key, MISSING).startswith(key)
 
 
-@pytest.mark.parametrize("section", ["data", "train", "target", "budget", "search", "wandb"])
+@pytest.mark.parametrize("section", ["data", "train", "target", "search", "wandb"])
 def test_an_unknown_key_is_refused_with_the_nearest_ones(section: str) -> None:
     name = str(next(iter(BASE[section])))
     message = refusal(f"{section}.{name}x", 1)
@@ -186,7 +194,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_ones(section: str) -> None:
         ("data.flip", "maybe", "data.flip must be of type bool, got 'maybe'"),
         ("data.mean", 0.3, "data.mean must be of type list[float], got 0.3"),
         ("data.mean", ["a"], "data.mean must be of type list[float], got ['a']"),
-        ("budget.params", 1.5, "budget.params must be of type int | None, got 1.5"),
+        ("budget.params", "few", "budget.params must be of type float | None, got 'few'"),
+        ("budget.power", 3, "budget.power must be one of ('latency_ms', "),
         ("train", 3, "train must be a mapping, got 3"),
         ("paths.num_random", True, "paths.num_random must be of type int, got True"),
         (
@@ -263,6 +272,65 @@ def test_a_class_of_another_kind_is_refused(key: str, target: str) -> None:
     assert refusal(key, {"_target_": target}).startswith(key)
 
 
+# Tasks and families
+
+REGRESSION = ["task=regression", "data=image_targets", *AGES]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["task=regression"], "data.columns must name the targets of a regression, got none"),
+        (
+            [*REGRESSION, "task=classification"],
+            "data.num_classes must be a positive integer, got 0; numbers as targets go with "
+            "task=regression",
+        ),
+        ([*REGRESSION, "data.columns=[]"], "data.columns must be columns of data.targets, each"),
+        ([*REGRESSION, "data.columns=[a,a]"], "data.columns must be columns of data.targets, each"),
+        ([*REGRESSION, "data.num_classes=3"], "data.num_classes must be 0 with data.targets"),
+        ([*REGRESSION, "data.mixup=0.8"], "data.mixup must be 0 for targets that are no classes"),
+        ([*REGRESSION, "data.cutmix=1"], "data.cutmix must be 0 for targets that are no classes"),
+        (
+            [*REGRESSION, "distillation.temperature=2"],
+            "distillation.temperature must be 1 for a regression, got 2",
+        ),
+        ([*REGRESSION, "+task.label_smoothing=0.1"], "task.label_smoothing must be an argument of"),
+    ],
+)
+def test_a_task_and_what_does_not_go_with_it(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}"):
+        parse(compose_config(options))
+
+
+def test_a_regression_has_an_output_for_each_column() -> None:
+    config = parse(compose_config([*REGRESSION, "data.columns=[age,height]"]))
+    assert config.task.num_outputs == 2
+    assert config.task.facts()["columns"] == ["age", "height"]
+    assert not config.data.mixes
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "supernet.supernet.Supernet", "supernet.layers.Linear", "search_spaces.vit", 3],
+)
+def test_a_space_names_its_family_of_supernets(target: object) -> None:
+    message = refusal("space.supernet", target)
+    assert message.startswith("space.supernet must be a")
+    assert message.endswith(repr(target))
+
+
+def test_a_space_must_name_a_family() -> None:
+    assert refusal("space.supernet", MISSING).startswith("space.supernet must be a class of")
+
+
+def test_samplers_are_made_anew_for_whoever_uses_them() -> None:
+    config = parse(changed("paths", BASE.paths))
+    first, second = (config.paths(space=config.space) for _ in range(2))
+    assert first is not second
+    assert config.examples(num_examples=3) is not config.examples(num_examples=3)
+
+
 # What a stranger may write
 
 PLACES: list[tuple[str, Callable[[dict[str, object]], object]]] = [
@@ -279,6 +347,8 @@ TARGETS: list[tuple[str, object]] = [
     ("space", "os.system"),
     ("space", "builtins.eval"),
     ("space", "supernet.sources.atoms.Atoms"),
+    ("task", "torch.load"),
+    ("task", "supernet.image_tasks.square_images"),
     ("space", "search_spaces.vit.Random"),
     ("space", "search_spaces.vit.ViTSpace.__class__"),
     ("space", ""),
@@ -384,11 +454,7 @@ CELLS = ["space=nasbench201", "source=none"]
 
 
 def test_a_source_of_cells_is_refused_as_it_has_no_effect() -> None:
-    message = (
-        r"^source must be empty for cells \(source=none\), got "
-        r"\['fc1', 'fc2', 'k', 'o', 'q', 'v'\]$"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^source must be .*\['fc1', 'fc2', 'k', .*\]$"):
         parse(compose_config(["space=nasbench201"]))
 
 
@@ -403,15 +469,18 @@ def test_images_of_cells_must_halve_twice() -> None:
         parse(compose_config([*CELLS, *folder, "data.img_size=30"]))
 
 
-def test_the_patch_size_binds_no_cells() -> None:
-    assert parse(compose_config([*CELLS, "data.patch_size=3"])).data.img_size == 8
+def test_cells_have_no_patches() -> None:
+    with pytest.raises(ValueError, match=r"^space\.patch_size must be an argument of CellSpace"):
+        parse(compose_config([*CELLS, "+space.patch_size=3"]))
 
 
 def test_the_cells_of_the_benchmark_are_trained_as_published() -> None:
     config = parse(compose_config(["experiment=nasbench201"]))
+    assert isinstance(config.space, CellSpace)
     assert (config.space.channels, config.space.num_cells) == (16, 5)
+    assert config.task.label_smoothing == 0
     assert (config.data.name, config.data.mixup, config.data.cutmix) == ("cifar10", 0, 0)
-    optimizer = make_optimizer(config.train, make_supernet(config))
+    optimizer = make_optimizer(config.train, new_supernet(config))
     assert isinstance(optimizer, torch.optim.SGD)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 2.5e-4]
     for group in optimizer.param_groups:

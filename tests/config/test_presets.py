@@ -8,6 +8,7 @@ import pytest
 from benchmarks.exactness import check
 from nas.config.config import parse
 from nas.config.run_folder import compose_config, conf_dir
+from search_spaces.vit import ViTSpace
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "space").glob("*.yaml"))
 
@@ -21,9 +22,11 @@ def test_a_presets_subnets_are_exact(preset: str) -> None:
 
 def test_the_autoformer_presets_reach_the_published_sizes() -> None:
     """Chen et al., 2021, table of supernets: 240, 448 and 624 wide, 14, 14 and 16 blocks deep."""
-    sizes = {}
+    sizes: dict[str, tuple[float, ...]] = {}
     for preset in ("autoformer_tiny", "autoformer_small", "autoformer_base"):
-        arch = parse(compose_config([f"space={preset}"])).space.largest()
+        space = parse(compose_config([f"space={preset}", "data=cifar10"])).space
+        assert isinstance(space, ViTSpace)
+        arch = space.largest()
         sizes[preset] = (arch.embed_dim, arch.depth, arch.num_heads[0], arch.mlp_ratio[0])
     assert sizes == {
         "autoformer_tiny": (240, 14, 4, 4),

@@ -12,6 +12,7 @@ from nas.__main__ import main
 from nas.config.config import Config
 from nas.config.run_folder import MEMORY, SETTINGS, flatten, merge_overrides, open_run
 from nas.files import write_atomic
+from search_spaces.vit import ViTSpace
 
 MADE_WITH = ["seed=3", "space.depth=[1,2]", "train.epochs=9", "target=cpu", "target.passes=7"]
 
@@ -39,6 +40,11 @@ def look_up(*overrides: str, conf: Path | None = None) -> Config:
     return open_run(["run=made", *overrides], conf, create=False)[0]
 
 
+def space_of(config: Config) -> ViTSpace:
+    assert isinstance(config.space, ViTSpace)
+    return config.space
+
+
 def files(path: Path) -> dict[str, bytes]:
     found = (file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file.read_bytes() for file in found}
@@ -50,7 +56,7 @@ def files(path: Path) -> dict[str, bytes]:
 def test_later_stages_inherit_the_options_of_the_command_that_made_the_run(run: Path) -> None:
     config = look_up()
     assert (config.run, config.seed, config.train.epochs) == ("made", 3, 9)
-    assert config.space.depth == (1, 2)
+    assert space_of(config).depth == (1, 2)
     assert (config.target.device, config.target.passes) == ("cpu", 7)
 
 
@@ -58,11 +64,12 @@ def test_a_later_stage_may_add_options_which_are_its_own(run: Path) -> None:
     before = files(run)
     options = ["budget.params=5000", "search=random", "search.trials=4", "target.passes=8"]
     config = look_up(*options, "wandb.mode=offline")
-    assert (config.budget.params, config.search.trials, config.target.passes) == (5000, 4, 8)
+    assert config.budget.record() == {"params": 5000}
+    assert (config.search.trials, config.target.passes) == (4, 8)
     assert config.search.sampler["_target_"].endswith("RandomSampler")
     assert (config.target.device, config.wandb.mode) == ("cpu", "offline")
     assert files(run) == before
-    assert look_up().budget.params is None
+    assert not look_up().budget
 
 
 def test_another_file_of_a_group_keeps_the_keys_that_were_set_beside_it(run: Path) -> None:
@@ -73,7 +80,7 @@ def test_another_file_of_a_group_keeps_the_keys_that_were_set_beside_it(run: Pat
 def test_of_the_same_key_the_last_counts(folder: Path) -> None:
     twice = ["seed=1", "space=autoformer_tiny", "train.epochs=7", "seed=2", "space=digits"]
     config, _ = open_run(twice, create=True)
-    assert (config.seed, config.space.head_dim, config.train.epochs) == (2, 16, 7)
+    assert (config.seed, space_of(config).head_dim, config.train.epochs) == (2, 16, 7)
     assert config.run == "runs/digits"
 
 
@@ -230,8 +237,7 @@ def test_a_crash_while_a_run_is_made_does_not_spoil_its_folder(
 @pytest.fixture
 def conf(folder: Path) -> Path:
     """A folder of own groups: a space of one depth and a target."""
-    lines = ["_target_: search_spaces.vit.ViTSpace", "embed_dim: [16]", "depth: [3]"]
-    lines += ["num_heads: [2]", "mlp_ratio: [2]", "rank: [0, 2]", "num_atoms: [2]", "head_dim: 8"]
+    lines = ["defaults: [digits]", "embed_dim: [16]", "depth: [3]"]
     (folder / "own" / "space").mkdir(parents=True)
     (folder / "own" / "space" / "mine.yaml").write_text("\n".join(lines))
     (folder / "own" / "target").mkdir()
@@ -242,11 +248,11 @@ def conf(folder: Path) -> Path:
 def test_own_groups_are_found_and_remembered(
     conf: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert go_on("space=mine", "target.passes=9", conf=Path("own")).space.depth == (3,)
+    assert space_of(go_on("space=mine", "target.passes=9", conf=Path("own"))).depth == (3,)
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
     config, _ = open_run([f"run={folder}/made", "target=phone"], create=False)
-    assert config.space.depth == (3,)
+    assert space_of(config).depth == (3,)
     assert (config.target.device, config.target.batch_size) == ("cpu", 1)
 
 

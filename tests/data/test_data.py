@@ -12,16 +12,18 @@ from torch import Generator, Tensor
 
 from nas.config.sections import DataConfig
 from nas.data.augmentation import flip, translate
-from nas.data.batches import Batch, ImageData, Resident, Split, Stream, load
+from nas.data.batches import Dataset, Resident, Split, Stream, load
+from supernet.image_tasks import Classification
+from supernet.task import Batch
 
-torch.set_num_threads(1)
 CPU = torch.device("cpu")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DIGITS: dict[str, Any] = {
     "name": "digits",
     "root": "",
+    "targets": "",
+    "columns": [],
     "img_size": 8,
-    "patch_size": 2,
     "in_chans": 1,
     "num_classes": 10,
     "mean": [0.3],
@@ -45,7 +47,7 @@ FOLDER = DIGITS | {
     "mean": [0.3, 0.4, 0.5],
     "std": [0.2, 0.3, 0.4],
 }
-MIXED = {"mixup": 0.8, "cutmix": 1.0, "flip": True}
+MIXED: dict[str, Any] = {"mixup": 0.8, "cutmix": 1.0, "flip": True}
 LOADERS: dict[str, dict[str, Any]] = {
     "resident": {"loader": "resident", "shift": 2},
     "stream": {"loader": "stream", "auto_augment": "rand-m9-mstd0.5-inc1"},
@@ -53,11 +55,14 @@ LOADERS: dict[str, dict[str, Any]] = {
 }
 
 
-def open_data(settings: dict[str, Any], **changes: Any) -> ImageData:
-    return load(DataConfig(**(settings | changes)), seed=0, device=CPU)
+def open_data(settings: dict[str, Any], seed: int = 0, **changes: Any) -> Dataset:
+    config = DataConfig(**(settings | changes))
+    sizes = config.in_chans, config.img_size, config.mean, config.std
+    task = Classification(*sizes, config.num_classes, label_smoothing=0.1)
+    return load(config, task, seed=seed, device=CPU)
 
 
-def numbers(data: ImageData) -> dict[Split, Tensor]:
+def numbers(data: Dataset) -> dict[Split, Tensor]:
     assert isinstance(data, Resident | Stream)
     return data.source.splits
 
@@ -79,7 +84,8 @@ def root(tmp_path: Path) -> str:
 
 def assert_equal(batches: Iterable[Batch], expected: Iterable[Batch]) -> None:
     for batch, other in zip(batches, expected, strict=True):
-        for tensor, value in zip(batch, other, strict=True):
+        ours, theirs = (*batch.inputs, *batch[1:]), (*other.inputs, *other[1:])
+        for tensor, value in zip(ours, theirs, strict=True):
             assert torch.equal(tensor, value)
 
 
@@ -103,12 +109,10 @@ def test_every_class_is_split_in_the_same_proportion() -> None:
 
 
 def test_splits_depend_on_the_seed_alone() -> None:
-    resident = DataConfig(**DIGITS)
-    stream = DataConfig(**(DIGITS | MIXED | LOADERS["stream"]))
-    first = numbers(load(resident, seed=3, device=CPU))
+    first = numbers(open_data(DIGITS, seed=3))
     torch.manual_seed(99)
-    again = numbers(load(stream, seed=3, device=CPU))
-    other = numbers(load(resident, seed=4, device=CPU))
+    again = numbers(open_data(DIGITS, seed=3, **MIXED, **LOADERS["stream"]))
+    other = numbers(open_data(DIGITS, seed=4))
     for split in SPLITS:
         assert torch.equal(first[split], again[split])
         assert not torch.equal(first[split], other[split])
@@ -144,6 +148,7 @@ def test_classes_are_numbered_by_name_and_hidden_files_left_out(root: str) -> No
     (Path(root) / "cat" / "notes.txt").write_text("not an image")
     data = open_data(FOLDER, root=root)
     assert isinstance(data, Resident)
+    assert data.task.facts()["classes"] == ["cat", "dog"]
     assert data.source.targets.tolist() == [0] * 7 + [1] * 12
 
 
@@ -152,7 +157,7 @@ def test_classes_are_numbered_by_name_and_hidden_files_left_out(root: str) -> No
 
 def test_digits_are_their_pixels_normalised() -> None:
     data = open_data(DIGITS)
-    images = torch.cat([batch.images for batch in data.eval_batches("val", 100)])
+    images = torch.cat([batch.inputs[0] for batch in data.eval_batches("val", 100)])
     sixteenths = (images[:, 0].double() * 0.4 + 0.3) * 16
     expected = torch.from_numpy(load_digits().images)[numbers(data)["val"]]
     torch.testing.assert_close(sixteenths, expected, atol=16 * 0.5 / 255 + 1e-5, rtol=0)
@@ -167,7 +172,7 @@ def test_eval_images_are_resized_by_the_shorter_side_and_cropped(
     data = open_data(settings, root=root)
     files = sorted(map(str, Path(root).rglob("*.png")))
     for batch in data.eval_batches("val", 2):
-        for image, index in zip(batch.images, batch.indices, strict=True):
+        for image, index in zip(batch.inputs[0], batch.indices, strict=True):
             with Image.open(files[numbers(data)["val"][index]]) as file:
                 picture = file.convert("RGB").resize((22, 18), Image.Resampling.BICUBIC)
             pixels = np.array(picture.crop((2, 0, 20, 18)), np.float32) / 255
@@ -233,12 +238,12 @@ def test_augmentation_changes_with_the_seed_the_batch_and_the_place(loader: str)
     shift = 3 if loader == "resident" else 0
     data = open_data(DIGITS, loader=loader, flip=True, shift=shift)
     indices = torch.zeros(32, dtype=torch.int64)  # one image, 32 times
-    first, second = data.train_batches(indices, batch_size=16, seed=0)
-    other, _ = data.train_batches(indices, batch_size=16, seed=1)
-    assert not torch.equal(first.images, second.images)
-    assert not torch.equal(first.images, other.images)
-    assert not torch.equal(second.images, other.images)
-    assert len(torch.unique(first.images, dim=0)) > 8
+    (first,), (second,) = (b.inputs for b in data.train_batches(indices, batch_size=16, seed=0))
+    (other,), _ = (b.inputs for b in data.train_batches(indices, batch_size=16, seed=1))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert not torch.equal(second, other)
+    assert len(torch.unique(first, dim=0)) > 8
 
 
 def test_a_translated_image_is_a_shift_of_its_source_with_zeros_moved_in() -> None:
@@ -282,14 +287,13 @@ def test_training_without_augmentation_sees_the_images_of_evaluation() -> None:
     (seen,) = data.eval_batches("train", data.num_train)
     indices = torch.tensor([8, 1, 8, 30])
     (batch,) = data.train_batches(indices, batch_size=4, seed=0)
-    assert torch.equal(batch.images, seen.images[indices])
+    assert torch.equal(batch.inputs[0], seen.inputs[0][indices])
 
 
 @pytest.mark.parametrize("mix", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 @pytest.mark.parametrize("loader", ["resident", "stream"])
-def test_mixed_targets_are_probabilities_with_smoothing(loader: str, mix: dict[str, float]) -> None:
-    config = DataConfig(**(DIGITS | mix | {"loader": loader}))
-    data = load(config, seed=0, device=CPU, label_smoothing=0.1)
+def test_mixed_targets_are_probabilities_with_smoothing(loader: str, mix: dict[str, Any]) -> None:
+    data = open_data(DIGITS, **mix, loader=loader)
     (plain,) = data.eval_batches("train", data.num_train)
     shares = set()
     for batch in data.train_batches(torch.arange(80), batch_size=8, seed=0):
@@ -332,8 +336,8 @@ def global_state() -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original", "augmix-m5-w3"])
 def test_grey_images_take_the_policies_of_timm(root: str, policy: str) -> None:
-    grey = {"in_chans": 1, "mean": [0.3], "std": [0.4]}
-    data = open_data(FOLDER, root=root, **grey, loader="stream", auto_augment=policy)
+    grey = FOLDER | {"in_chans": 1, "mean": [0.3], "std": [0.4]}
+    data = open_data(grey, root=root, loader="stream", auto_augment=policy)
     indices = torch.arange(data.num_train).repeat(4)
     assert len(list(data.train_batches(indices, batch_size=8, seed=0))) == len(indices) // 8
 
@@ -362,8 +366,7 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
 def test_auto_holds_a_data_set_up_to_the_given_size(root: str) -> None:
     # 19 images of 3 x 136 x 136 bytes are 1.005 MiB, of 3 x 135 x 135 are 0.991 MiB.
     small, large = (
-        open_data(FOLDER, root=root, loader="auto", img_size=size, patch_size=1)
-        for size in (135, 136)
+        open_data(FOLDER, root=root, loader="auto", img_size=size) for size in (135, 136)
     )
     assert isinstance(small, Resident)
     assert isinstance(large, Stream)
@@ -436,7 +439,7 @@ def test_an_unreadable_image_is_named(root: str, damage: str, loader: str, worke
         read_everything(open_data(FOLDER, root=root, loader=loader, workers=workers))
 
 
-def read_everything(data: ImageData) -> None:
+def read_everything(data: Dataset) -> None:
     for split in SPLITS:
         list(data.eval_batches(split, 4))
 

@@ -1,12 +1,14 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from nas.files import locked
-from nas.hardware.device import device_card, device_lock, resolve_device
-from tests.helpers.devices import CARD, TARGET
+from nas.hardware.device import device_card, device_lock, digest, resolve_device
+from nas.records import DeviceCard, checked, to_json
+from tests.helpers.devices import CARD, INPUTS, TARGET
 
 
 @pytest.mark.parametrize(
@@ -41,20 +43,30 @@ def test_card_names_the_threads_that_passes_run_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("nas.hardware.device.DEFAULT_THREADS", 2)
     torch.set_num_threads(1)  # as train.threads may have done: a target does not depend on it
     default = dataclasses.replace(TARGET, threads=0)
-    assert device_card(default, in_chans=2).threads == 2
-    assert device_card(TARGET, in_chans=2).threads == 1
+    assert device_card(default, INPUTS).threads == 2
+    assert device_card(TARGET, INPUTS).threads == 1
 
 
 def test_card_on_one_line_says_device_batch_and_versions() -> None:
     text = CARD.describe()
-    for part in (CARD.name, "cpu", "batch 3 of 2 x 5 x 5", "float32", torch.__version__):
+    for part in (CARD.name, "cpu", "inputs 3 x 2 x 5 x 5", "float32", torch.__version__):
         assert part in text
     assert "\n" not in text
 
 
 def test_a_card_does_not_depend_on_how_long_is_timed() -> None:
     longer = dataclasses.replace(TARGET, warmup=9, passes=99, precision=0.5, time_limit_s=1.0)
-    assert device_card(longer, in_chans=2) == CARD
+    assert device_card(longer, INPUTS) == CARD
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(DeviceCard), ids=lambda field: field.name)
+def test_the_digest_of_a_card_tells_every_field(field: dataclasses.Field[object]) -> None:
+    before: object = getattr(CARD, field.name)
+    after = "other" if isinstance(before, str) else 99 if isinstance(before, int) else ((9, 9),)
+    changed = dataclasses.replace(CARD, **{field.name: after})  # type: ignore[arg-type]
+    assert digest(changed) != digest(CARD)
+    read = checked(DeviceCard, json.loads(json.dumps(to_json(changed))), "card")
+    assert (read, digest(read)) == (changed, digest(changed))
 
 
 def test_a_device_has_one_lock_on_the_whole_machine() -> None:

@@ -19,7 +19,7 @@ IMAGES = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
 def peak_mib(model: nn.Module, images: Tensor = IMAGES) -> float:
     """Of an eager pass of the model itself."""
     held = [*model.parameters(), *model.buffers(), images]
-    with running(model.eval(), images, "eager", threads=1) as run:
+    with running(model.eval(), (images,), "eager", threads=1) as run:
         return allocator_peak_mib(run, held, images.device)
 
 

@@ -56,12 +56,6 @@ class Driver(ModuleType):
         ticks = min(self.now_s, self.ticks_until_s) // TICK_S
         return 7_000_000 + round(1000 * POWER_W * ticks * TICK_S)
 
-    def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:  # noqa: N802
-        return {pynvml.NVML_CLOCK_SM: 345, pynvml.NVML_CLOCK_MEM: 2619}[kind]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:  # noqa: N802
-        return {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 3201}[kind]
-
     def sleeper(self, time_s: float) -> Callable[[], None]:
         def call() -> None:
             self.now_s += time_s
@@ -88,8 +82,7 @@ def opened(device: torch.device = CUDA) -> Gpu:
 
 def test_a_gpu_is_found_by_its_uuid(driver: Driver) -> None:
     driver.uuids = ["GPU-another", f"GPU-{UUID}"]
-    gpu = opened()
-    assert (gpu.handle, gpu.uuid) == (1, f"GPU-{UUID}")
+    assert opened().handle == 1
     assert unavailable(CUDA) == ""
 
 
@@ -155,15 +148,6 @@ def test_every_reason_of_the_library_is_judged() -> None:
     assert known == pynvml.nvmlClocksEventReasonAll
 
 
-def test_clocks_are_the_present_and_the_highest(driver: Driver) -> None:
-    assert opened().clocks() == {
-        "sm_mhz": 345,
-        "sm_max_mhz": 1980,
-        "memory_mhz": 2619,
-        "memory_max_mhz": 3201,
-    }
-
-
 @pytest.mark.parametrize("pass_s", [1e-4, 3.7e-3, 0.3])
 def test_energy_of_a_pass_is_power_times_its_time(pass_s: float, driver: Driver) -> None:
     driver.now_s = 0.8 * TICK_S
@@ -191,11 +175,11 @@ def test_a_counter_that_stands_still_gives_no_energy_and_an_end(driver: Driver) 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_uses_energy_and_has_clocks() -> None:
+def test_cuda_uses_energy_and_tells_of_its_clock() -> None:
     device = torch.device("cuda", 0)
     assert unavailable(device) == ""
     gpu = opened(device)
-    assert 0 < gpu.clocks()["sm_mhz"] <= gpu.clocks()["sm_max_mhz"]
+    gpu.throttled()
     one, other = (torch.randn(2048, 2048, device=device) for _ in range(2))
     if gpu.energy_mj() is not None:
         energy_mj = energy_per_pass_mj(lambda: one @ other, gpu)

@@ -1,14 +1,11 @@
 import shutil
 import sys
-import weakref
-from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import onnxruntime
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -21,106 +18,43 @@ from nas.hardware.runtimes import (
     unavailable,
     versions,
 )
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-HAS_CUDA = torch.cuda.is_available()
-# Of logits of about 1: sums in another order, and TF32 where PyTorch allows it.
-TOLERANCE = 1e-5
+from tests.contracts.target import CPU, CUDA, TargetContract, mlp, output_of, some_images
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+class TestEager(TargetContract):
+    runtime = "eager"
 
 
-def vit(width: int = 24) -> nn.Module:
-    torch.manual_seed(width)
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=12, patch_size=3, embed_dim=width, depth=2,
-        num_heads=2, num_classes=5,
-    )  # fmt: skip
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+class TestCompile(TargetContract):
+    runtime = "compile"
 
 
-def mlp(width: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(432, width), nn.ReLU(), nn.Linear(width, 5)).eval()
+class TestOnnxRuntime(TargetContract):
+    runtime = "onnxruntime"
 
 
-def random_images(device: torch.device = CPU) -> Tensor:
-    return torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)).to(device)
+class TestEagerOnCuda(TargetContract):
+    runtime, device = "eager", CUDA
 
 
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return model(images)
+class TestCompileOnCuda(TargetContract):
+    runtime, device = "compile", CUDA
 
 
-def here(runtime: str, device: torch.device) -> pytest.MarkDecorator:
-    """Skips a test where this machine cannot run it."""
-    if device.type == "cuda" and not HAS_CUDA:
-        return pytest.mark.skipif(True, reason="needs a CUDA device")
-    reason = unavailable(runtime, device, torch.float32)
-    return pytest.mark.skipif(bool(reason), reason=reason or "runs here")
+class TestCudaGraph(TargetContract):
+    runtime, device = "cuda_graph", CUDA
 
 
-CASES = [
-    pytest.param(runtime, device, marks=here(runtime, device), id=f"{runtime}-{device.type}")
-    for runtime in RUNTIMES
-    for device in (CPU, CUDA)
-    if device == CUDA or runtime not in ("cuda_graph", "tensorrt")
-]
+class TestOnnxRuntimeOnCuda(TargetContract):
+    runtime, device = "onnxruntime", CUDA
 
 
-@pytest.mark.parametrize(("runtime", "device"), CASES)
-def test_every_runtime_gives_the_logits_of_eager(runtime: str, device: torch.device) -> None:
-    model, images = vit().to(device), random_images(device)
-    expected = logits_of(model, images)
-    with running(model, images, runtime, threads=1) as run:
-        for _ in range(2):
-            torch.testing.assert_close(run(), expected, rtol=TOLERANCE, atol=TOLERANCE)
+class TestTensorRT(TargetContract):
+    runtime, device = "tensorrt", CUDA
 
 
-@pytest.mark.parametrize(("runtime", "device"), CASES)
-def test_a_pass_reads_the_images_where_they_lie(runtime: str, device: torch.device) -> None:
-    model, images = mlp(7).to(device), random_images(device)
-    with running(model, images, runtime, threads=1) as run:
-        run()
-        images.mul_(-3)
-        expected = logits_of(model, images)
-        torch.testing.assert_close(run(), expected, rtol=TOLERANCE, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize(("runtime", "device"), CASES)
-def test_two_models_run_in_turns_whatever_mode_the_second_is_made_in(
-    runtime: str, device: torch.device
-) -> None:
-    images = random_images(device)
-    first = mlp(5).to(device)
-    with running(first, images, runtime, threads=1) as one, torch.inference_mode():
-        second = mlp(9).to(device)
-        with running(second, images, runtime, threads=1) as other:
-            for run, model in [(one, first), (other, second), (one, first)]:
-                torch.testing.assert_close(run(), model(images), rtol=TOLERANCE, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize(("runtime", "device"), CASES)
-def test_nothing_of_a_runtime_stays(runtime: str, device: torch.device) -> None:
-    model, images = mlp(7).to(device), random_images(device)
-    watched = weakref.ref(model)
-    threads = torch.get_num_threads()
-    with running(model, images, runtime, threads=2) as run:
-        run()
-        assert not torch.is_inference_mode_enabled()
-        assert torch.get_num_threads() == threads
-    del model
-    assert watched() is None
-    with pytest.raises(IndexError):
-        run()
+def test_every_runtime_is_held_to_the_contract() -> None:
+    assert {contract.runtime for contract in TargetContract.__subclasses__()} >= {*RUNTIMES}
 
 
 class Witness(nn.Module):
@@ -133,7 +67,7 @@ class Witness(nn.Module):
 
 def test_an_eager_pass_is_made_in_inference_mode_on_the_threads_asked_for() -> None:
     model = Witness()
-    with running(model, random_images(), "eager", threads=2) as run:
+    with running(model, some_images(), "eager", threads=2) as run:
         run()
     assert model.seen == (True, 2)
 
@@ -150,7 +84,9 @@ def test_threads_are_restored(fails: bool) -> None:
     assert torch.get_num_threads() == 1
 
 
-@here("compile", CPU)
+@pytest.mark.skipif(
+    bool(unavailable("compile", CPU, torch.float32)), reason="needs a compiler of C++"
+)
 def test_more_compiled_models_may_run_in_turns_than_a_function_may_have_versions() -> None:
     def linear(width: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(432, width))
@@ -158,22 +94,22 @@ def test_more_compiled_models_may_run_in_turns_than_a_function_may_have_versions
     def num_compiled() -> int:
         return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-    images, before = random_images(), num_compiled()
+    inputs, before = some_images(), num_compiled()
     models = [linear(width) for width in range(1, 8)]
     few = torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2)
     with few, ExitStack() as stack:
         runs = [
-            stack.enter_context(running(model, images, "compile", threads=1)) for model in models
+            stack.enter_context(running(model, inputs, "compile", threads=1)) for model in models
         ]
         for model, run in zip(models, runs, strict=True):
-            torch.testing.assert_close(run(), logits_of(model, images))
+            torch.testing.assert_close(run(), output_of(model, inputs))
     assert num_compiled() == before + len(models)  # none of them twice
 
 
 def test_an_onnx_program_holds_the_batch_it_is_timed_with() -> None:
-    session = onnxruntime.InferenceSession(onnx_program(mlp(7), random_images()))
-    (images,), (logits,) = session.get_inputs(), session.get_outputs()
-    assert (images.shape, logits.shape) == ([3, 3, 12, 12], [3, 5])
+    session = onnxruntime.InferenceSession(onnx_program(mlp(7), some_images()))
+    (images,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (images.shape, output.shape) == ([3, 3, 12, 12], [3, 5])
 
 
 def refusal(runtime: str, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> str:
@@ -184,7 +120,7 @@ def test_a_runtime_that_is_not_there_is_refused_with_its_reason() -> None:
     reason = r"a runtime of this machine: cuda_graph needs a CUDA device, not cpu, got 'cuda_graph'"
     with (
         pytest.raises(ValueError, match=rf"^target\.runtime must be {reason}$"),
-        running(mlp(7), random_images(), "cuda_graph", threads=1),
+        running(mlp(7), some_images(), "cuda_graph", threads=1),
     ):
         pass
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from benchmarks.alternating import time_alternating
 from nas.hardware import timing
 from nas.hardware.timing import (
     FEWEST,
@@ -14,7 +15,6 @@ from nas.hardware.timing import (
     far_fence,
     interval_rank,
     summarise,
-    time_alternating,
     time_until_precise,
     uninterrupted,
     warm_up,

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from nas.config.config import Config
 from nas.config.run_folder import open_run
-from nas.export.stage import load_plain, onnx_program
 from nas.files import read_records
-from nas.hardware.device import DeviceCard
+from nas.hardware.runtimes import Inputs
 from nas.hardware.timing import Effort, Latency
-from nas.measure.bench import Constants, Session
-from supernet.supernet import Supernet
+from nas.measure.bench import Session
+from nas.records import Candidate, DeviceCard, Measurement, from_json
+from nas.results import SearchResult
 
 Record = dict[str, Any]
 
@@ -78,15 +77,11 @@ class PaperBench:
     low: float
     high: float
 
-    def __init__(self, reference: nn.Module, card: DeviceCard, effort: Effort) -> None:
+    def __init__(
+        self, reference: nn.Module, inputs: Inputs, card: DeviceCard, effort: Effort
+    ) -> None:
         self.reference = reference
         self.passes_s = 0.0
-
-    def __enter__(self) -> "PaperBench":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         pass
@@ -95,7 +90,7 @@ class PaperBench:
         self,
         models: Sequence[nn.Module],
         *,
-        constants: Sequence[Constants | None] = (),
+        known: Sequence[Measurement | None] = (),
         details: bool = False,
     ) -> list[Session]:
         return [self.session(type(self).ratio_of(model, self.reference), model) for model in models]
@@ -131,9 +126,7 @@ def use_paper_device(
 ) -> None:
     """Makes `ratio_of` the latency relative to the largest subnet, which takes 10 ms."""
     values = {"ratio_of": staticmethod(ratio_of), "low": low, "high": high}
-    bench = type("PaperBench", (PaperBench,), values)
-    for module in ("nas.measure.meter", "nas.measure.stage"):
-        patch.setattr(f"{module}.Bench", bench)
+    patch.setattr("nas.measure.sessions.Bench", type("PaperBench", (PaperBench,), values))
 
 
 def config_of(run: Path, *overrides: str) -> Config:
@@ -149,6 +142,17 @@ def search_of(run: Path) -> Record:
     return found
 
 
+def judged(run: Path) -> list[Candidate[Any]]:
+    """The lines of candidates.jsonl as values."""
+    space = config_of(run).space
+    return [from_json(Candidate, record, space, "here") for record in candidates_of(run)]
+
+
+def result_of(run: Path) -> SearchResult[Any]:
+    """search.json as a value."""
+    return from_json(SearchResult, search_of(run), config_of(run).space, "search.json")
+
+
 def checkpoint(run: Path) -> dict[str, Any]:
     """All of the last checkpoint but the version of the code."""
     state: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
@@ -158,15 +162,4 @@ def checkpoint(run: Path) -> dict[str, Any]:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """All records without what the clock decides."""
     records = read_records(run / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
-
-
-# What reads each exported file as a program of images.
-PROGRAMS: dict[str, Callable[[Path, Supernet, Any], Callable[[Tensor], Tensor]]] = {
-    "model.safetensors": lambda path, supernet, arch: load_plain(load_file(path), supernet, arch),
-    "factorised.safetensors": lambda path, supernet, arch: load_plain(
-        supernet.merge(load_file(path), arch), supernet, arch
-    ),
-    "model.pt2": lambda path, supernet, arch: torch.export.load(path).module(),
-    "model.onnx": lambda path, supernet, arch: onnx_program(path),
-}
+    return [{k: v for k, v in record.items() if k != "examples_per_s"} for record in records]

@@ -19,16 +19,14 @@ from supernet.sampling.examples import DataSampler, UniformData
 from supernet.sampling.path_importance import FactorisedPaths
 from supernet.sampling.paths import Path, PathGradient, PathSampler, SandwichPaths, UniformPaths
 from supernet.sampling.published import PublishedData, PublishedPaths
-from tests.helpers.spaces import make_space
 
-PATHS: dict[str, Callable[..., PathSampler]] = {  # called with space
+PATHS: dict[str, Callable[..., PathSampler[Any]]] = {  # called with space
     "uniform": UniformPaths,
     "sandwich": partial(SandwichPaths, 2),
     "sandwich_importance": partial(SandwichPaths, 2, FactorisedPaths),
     "factorised": FactorisedPaths,
     "factorised_choice": partial(FactorisedPaths, attribution="choice"),
     "candidates": CandidatePaths,
-    "candidates_interactions": partial(CandidatePaths, interactions=True),
     "published": PublishedPaths,
 }
 DATA: dict[str, Callable[..., DataSampler]] = {  # called with num_examples
@@ -38,10 +36,6 @@ DATA: dict[str, Callable[..., DataSampler]] = {  # called with num_examples
     "independent": partial(ImportanceData, draws="independent"),
     "independent_unweighted": partial(ImportanceData, draws="independent", weighted=False),
     "published": PublishedData,
-}
-SPACES: dict[str, Space[Any]] = {
-    "vit": make_space(),
-    "cell": CellSpace(channels=3, num_cells=1),
 }
 # 64 cells; and 20 transformers, of which the shallow ones do not use the second block's choices.
 FEW_CELLS = CellSpace(operations=("skip_connect", "nor_conv_1x1"), channels=2, num_cells=1)
@@ -62,7 +56,7 @@ def made_up(space: Space[Any], arch: Any) -> PathGradient:
 
 
 def learn_paths(
-    paths: PathSampler,
+    paths: PathSampler[Any],
     space: Space[Any],
     gradient: Callable[[Space[Any], Any], PathGradient] = made_up,
     *,
@@ -122,7 +116,7 @@ class Scripted(Random):
         return [population[self.decide(weights)]]
 
 
-def outcomes(paths: PathSampler) -> Iterator[tuple[list[Path], float]]:
+def outcomes(paths: PathSampler[Any]) -> Iterator[tuple[list[Path[Any]], float]]:
     """Every draw that can come, with its probability."""
     script: list[int] = []
     while True:
@@ -136,7 +130,7 @@ def outcomes(paths: PathSampler) -> Iterator[tuple[list[Path], float]]:
         script[-1] += 1
 
 
-def law(paths: PathSampler) -> dict[Any, tuple[float, float, float]]:
+def law(paths: PathSampler[Any]) -> dict[Any, tuple[float, float, float]]:
     """Of each random path: E[count], E[sum of weights], E[sum of squared weights] in a draw."""
     sums: dict[Hashable, tuple[float, float, float]] = defaultdict(lambda: (0.0, 0.0, 0.0))
     for drawn, probability in outcomes(paths):

@@ -2,16 +2,16 @@
 
 from functools import partial
 from random import Random
-from typing import TypeVar
 
 import torch
-from torch import Generator
+from torch import Generator, nn
 
 from search_spaces.cell import CellSpace
-from search_spaces.space import Space
+from search_spaces.space import ArchT, Space
 from search_spaces.vit import ViTSpace
 from supernet.families.cell import CellSizes, CellSupernet
-from supernet.families.vit import ROLES, FixedSizes, ViTSupernet
+from supernet.families.vit import ROLES, ViTSizes, ViTSupernet
+from supernet.image_tasks import Classification
 from supernet.sources.atoms import Atoms, Free, OneHot
 from supernet.sources.low_rank import Factors
 from supernet.sources.source import SourceFactory, Sum
@@ -32,7 +32,11 @@ SHARING: dict[str, dict[str, tuple[int, ...]]] = {
     "factors": {"rank": (1, 2, 5), "num_atoms": (0,)},
     "atoms_adapters": {"rank": (0, 1, 5), "num_atoms": (1, 3)},
 }
-FIXED = FixedSizes(img_size=6, patch_size=2, in_chans=3, num_classes=5, head_dim=7)
+FIXED = ViTSizes(img_size=6, patch_size=2, in_chans=3, num_classes=5, head_dim=7)
+
+
+def make_task(img_size: int = 6, num_classes: int = 5) -> Classification:
+    return Classification(3, img_size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), num_classes)
 
 
 def make_space(source: str = "atoms_adapters") -> ViTSpace:
@@ -44,18 +48,27 @@ def make_space(source: str = "atoms_adapters") -> ViTSpace:
         rank=SHARING[source]["rank"],
         num_atoms=SHARING[source]["num_atoms"],
         head_dim=FIXED.head_dim,
+        patch_size=FIXED.patch_size,
     )
 
 
+def sources_of(source: str = "atoms_adapters") -> dict[str, SourceFactory]:
+    """All roles from one source but o, whose weights are its own."""
+    return {role: OWN if role == "o" else SOURCES[source] for role in ROLES}
+
+
 def make_supernet(source: str = "atoms_adapters", seed: int = 0) -> ViTSupernet:
-    """All roles from one source but o, whose weights are its own; nothing is zero or one."""
+    """Nothing is zero or one."""
     generator = Generator().manual_seed(seed)
-    sources = {role: OWN if role == "o" else SOURCES[source] for role in ROLES}
-    supernet = ViTSupernet(make_space(source), FIXED, sources, generator=generator)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    supernet = ViTSupernet(make_space(source), FIXED, sources_of(source), generator=generator)
+    shake(supernet, generator)
     return supernet
+
+
+@torch.no_grad()
+def shake(module: nn.Module, generator: Generator, size: float = 0.2) -> None:
+    for parameter in module.parameters():
+        parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 CELLS = CellSpace(channels=3, num_cells=2)
@@ -65,13 +78,10 @@ CELL_SIZES = CellSizes(in_chans=3, num_classes=5, channels=3, num_cells=2)
 def make_cells(seed: int = 0) -> CellSupernet:
     """Nothing is zero, the classifier's biases among it."""
     generator = Generator().manual_seed(seed)
-    supernet = CellSupernet(CELLS, CELL_SIZES, generator=generator)
+    supernet = CellSupernet(CELLS, CELL_SIZES, {}, generator=generator)
     with torch.no_grad():
         supernet.head_bias.add_(torch.randn(5, generator=generator))
     return supernet
-
-
-ArchT = TypeVar("ArchT")
 
 
 def some_archs(space: Space[ArchT], count: int = 8, seed: int = 0) -> list[ArchT]:

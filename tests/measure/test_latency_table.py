@@ -1,18 +1,28 @@
 import dataclasses
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from nas.hardware.device import DeviceCard
+from nas.files import append_record
+from nas.hardware.device import digest
 from nas.hardware.timing import interval_rank
 from nas.measure.bench import Session
-from nas.measure.latency_table import LatencyTable, Measurement, cards_in
+from nas.measure.latency_table import LatencyTable, cards_in
+from nas.records import DeviceCard, Measurement, checked
+from search_spaces.cell import CellArch, CellSpace
+from search_spaces.space import Arch, Space
+from supernet.families.cell import CellSizes
 from tests.helpers.devices import CARD
+from tests.helpers.runs import Record
+from tests.helpers.spaces import some_archs
 
-ARCH = {"embed_dim": 7, "num_heads": (1, 2)}
-REFERENCE = {"arch": {"embed_dim": 9}, "model": {"img_size": 5}}
+SPACE = cast(Space[Arch], CellSpace())
+ARCH, OTHER, THIRD = some_archs(SPACE, count=1)
+SIZES = CellSizes(in_chans=2, num_classes=3, channels=4, num_cells=1)
 
 
 def session(ratio: float, reference_ms: float = 2.0, **changes: float) -> Session:
@@ -38,18 +48,17 @@ def path(tmp_path: Path) -> Path:
 
 
 def open_table(path: Path, card: DeviceCard = CARD) -> LatencyTable:
-    return LatencyTable(path, card, REFERENCE)
+    return LatencyTable(path, card, SPACE, SIZES)
 
 
 def test_what_was_put_in_is_found_by_any_process(path: Path) -> None:
     table, other = open_table(path), open_table(path)
     assert other.get(ARCH) is None
     put = table.put(ARCH, session(1.5))
-    same = {"num_heads": [1, 2], "embed_dim": 7}  # as JSON gives it back
     for reader in (table, other, open_table(path)):
-        assert reader.get(same) == put
-        assert reader.get({**ARCH, "embed_dim": 8}) is None
-        assert reader.archs() == [same]
+        assert reader.get(ARCH) == put
+        assert reader.get(OTHER) is None
+        assert reader.archs() == [ARCH]
 
 
 def test_one_session_is_summed_up_by_its_definitions(path: Path) -> None:
@@ -91,8 +100,8 @@ def test_milliseconds_are_ratios_times_the_references_median_over_the_whole_stud
     first = table.put(ARCH, session(1.5, reference_ms=2.0))
     assert first.latency_ms == pytest.approx(1.5 * 2)
     # The machine becomes slower, and slower still.
-    table.put({"embed_dim": 8}, session(1.0, reference_ms=3.0))
-    last = table.put({"embed_dim": 9}, session(0.5, reference_ms=10.0))
+    table.put(OTHER, session(1.0, reference_ms=3.0))
+    last = table.put(THIRD, session(0.5, reference_ms=10.0))
     assert last.latency_ms == pytest.approx(0.5 * 3)
     assert last.median_ms == pytest.approx(0.5 * 10)
     again = table.get(ARCH)
@@ -111,15 +120,14 @@ def test_a_session_alone_is_on_the_tables_scale_and_not_put_in(path: Path) -> No
     assert len(path.read_text().splitlines()) == 1
 
 
-def other_cards() -> list[DeviceCard]:
-    changes = {
-        field.name: {"str": "other", "int": 99}[str(field.type.__name__)]  # type: ignore[union-attr]
-        for field in dataclasses.fields(DeviceCard)
-    }
-    return [dataclasses.replace(CARD, **{name: value}) for name, value in changes.items()]  # type: ignore[arg-type]
+OTHER_CARDS = [
+    dataclasses.replace(CARD, device="cuda:0"),
+    dataclasses.replace(CARD, threads=99),
+    dataclasses.replace(CARD, inputs=((3, 2, 5, 6),)),
+]
 
 
-@pytest.mark.parametrize("card", other_cards())
+@pytest.mark.parametrize("card", OTHER_CARDS)
 def test_a_card_that_differs_in_any_field_finds_nothing(card: DeviceCard, path: Path) -> None:
     known = open_table(path).put(ARCH, session(1.5))
     other = open_table(path, card)
@@ -127,21 +135,71 @@ def test_a_card_that_differs_in_any_field_finds_nothing(card: DeviceCard, path: 
     assert other.reference_ms == 0
     other.put(ARCH, session(9.0, reference_ms=70.0))
     assert open_table(path).get(ARCH) == known
-    assert {c.digest() for c in cards_in(path)} == {CARD.digest(), card.digest()}
+    assert cards_in(path) == [CARD, card]
 
 
 def test_a_table_refuses_what_was_timed_beside_another_reference(path: Path) -> None:
     open_table(path).put(ARCH, session(1.5))
-    other = LatencyTable(path, CARD, {**REFERENCE, "arch": {"embed_dim": 10}})
-    with pytest.raises(ValueError, match=r"made of measurements beside the largest subnet here"):
+    other = LatencyTable(path, CARD, SPACE, dataclasses.replace(SIZES, channels=8))
+    with pytest.raises(ValueError, match=r"line 1 must be measured beside the largest subnet here"):
         other.get(ARCH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": {"operations": ["none"]}}, "line 2: .*operations"),
+        ({"arch": "none"}, "line 2: arch must be a JSON object, got 'none'"),
+        ({"model_ms": "fast"}, "line 2: model_ms: .* got 'fast'"),
+        ({"model_ms": [1.0, 2.0]}, "line 2: .*pairs of positive milliseconds"),
+        ({"flops": None}, "line 2: flops"),
+        ({"reference": 3}, "line 2 must be measured beside the largest subnet here"),
+    ],
+)
+def test_a_damaged_line_is_named(path: Path, changes: Record, message: str) -> None:
+    open_table(path).put(ARCH, session(1.5))
+    append_record(path, {**json.loads(path.read_text()), **changes})
+    with pytest.raises(ValueError, match=message):
+        open_table(path).get(ARCH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"card": None}, "line 2 must be a measurement with its device's card"),
+        ({"card": {"device": "cpu"}, "digest": "x"}, "line 2: name: Field required"),
+        ({"digest": "x"}, "line 2 digest must be that of its card"),
+    ],
+)
+def test_a_line_without_its_card_is_named(path: Path, changes: Record, message: str) -> None:
+    open_table(path).put(ARCH, session(1.5))
+    append_record(path, {**json.loads(path.read_text()), **changes})
+    with pytest.raises(ValueError, match=message):
+        cards_in(path)
+
+
+def test_a_line_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, read = open_table(path), list[object]()
+    parse = CellSpace.from_record
+
+    def noted(space: CellSpace, record: Mapping[str, object]) -> CellArch:
+        read.append(record)
+        return parse(space, record)
+
+    monkeypatch.setattr(CellSpace, "from_record", noted)
+    for arch in (ARCH, OTHER, ARCH):
+        table.put(arch, session(1.5))
+    for _ in range(10):
+        assert table.get(ARCH) is not None
+    assert len(read) == 3
 
 
 def test_a_line_says_what_was_measured_where_and_when(path: Path) -> None:
     open_table(path).put(ARCH, session(1.5))
     record = json.loads(path.read_text())
-    assert record["arch"] == {"embed_dim": 7, "num_heads": [1, 2]}
-    assert record["card"] == CARD.record()
+    assert SPACE.from_record(record["arch"]) == ARCH
+    assert checked(DeviceCard, record["card"], "card") == CARD
+    assert record["digest"] == digest(CARD)
     assert record["time"].endswith("+00:00")
     assert record["measurement"]["ratio"] == pytest.approx(1.5)
 
@@ -155,7 +213,7 @@ def test_the_newest_line_tells_the_scale_of_milliseconds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("key", ["latency_ms", "ratio", "memory_mib"])
+@pytest.mark.parametrize("key", ["latency_ms", "ratio", "ratio_low", "memory_mib"])
 def test_a_cost_that_is_no_cost_cannot_be_made(key: str, value: float) -> None:
     figures = dict.fromkeys((field.name for field in dataclasses.fields(Measurement)), 1)
     with pytest.raises(ValueError, match=f"measured {key} must be positive, got"):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from nas.rank.correlations import FIGURES, Estimate, estimate, figures
+from nas.rank.correlations import FIGURES, estimate, figures
+from nas.results import Estimate
 
 Scores = list[float]
 SEEDS = range(5)
@@ -196,7 +197,8 @@ def test_intervals_cover_the_true_tau_about_as_often_as_they_say() -> None:
         predicted = correlation * truth + sqrt(1 - correlation**2) * noise
         _, found = estimate(truth, [predicted], resamples=60, seed=seed)
         # tau of a normal distribution: Greiner's relation
-        covered += found["tau"].low <= 2 / pi * asin(correlation) <= found["tau"].high
+        low, high = found["tau"].low or 0, found["tau"].high or 0
+        covered += low <= 2 / pi * asin(correlation) <= high
     assert covered >= 25
 
 
@@ -213,14 +215,16 @@ def test_the_mean_over_predictions_is_resampled_as_a_whole() -> None:
     truth = [place / 100 for place in range(30)]
     better = [score + (place % 3) / 20 for place, score in enumerate(truth)]
     each, both = estimate(truth, [better, [-score for score in better]], resamples=50, seed=0)
-    assert each[0]["tau"].low > 0 > each[1]["tau"].high
+    assert (each[0]["tau"].low or 0) > 0 > (each[1]["tau"].high or 0)
     # The same draws for both, so that their taus cancel in each draw.
     found = both["tau"]
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
+    tau = each[0]["tau"].value or 0
+    assert found.sd == pytest.approx(2**0.5 * tau)  # of tau and -tau
 
 
 def test_draws_without_a_defined_figure_are_left_out() -> None:
     (found,), _ = estimate([0.1, 0.2], [[1.0, 2.0]], resamples=50, seed=0)
     assert found["tau"] == Estimate(1, 1, 1)  # half the draws hold one architecture twice
-    (found,), _ = estimate([0.1, 0.1], [[1.0, 2.0]], resamples=50, seed=0)
-    assert all(isnan(end) for end in (found["tau"].value, found["tau"].low, found["tau"].high))
+    (found,), mean = estimate([0.1, 0.1], [[1.0, 2.0]], resamples=50, seed=0)
+    assert found["tau"] == mean["tau"] == Estimate(None, None, None)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.__main__ import main
 from nas.files import locked, read_records
+from nas.records import Conditions
 from nas.search import study as nas_study
-from nas.search.evaluator import arch_key
 from nas.search.storage import open_storage
 from nas.search.study import (
     ask,
@@ -31,7 +31,7 @@ from nas.search.study import (
     worker_name,
     worker_slot,
 )
-from tests.helpers.runs import candidates_of, config_of, search_of
+from tests.helpers.runs import config_of, judged, result_of
 from tests.helpers.spaces import make_supernet
 
 BUDGET = "budget.params=12000"
@@ -68,7 +68,7 @@ def wait_for_growth(path: Path, size: int, process: BaseProcess) -> None:
 
 def trials_of(run: Path) -> list[FrozenTrial]:
     storage = open_storage(config_of(run), run)
-    return storage.get_all_trials(storage.get_study_id_from_name(search_of(run)["study"]))
+    return storage.get_all_trials(storage.get_study_id_from_name(result_of(run).study))
 
 
 def in_state(trials: list[FrozenTrial], state: TrialState) -> list[FrozenTrial]:
@@ -89,11 +89,11 @@ def test_a_search_survives_being_killed_and_stopped_at_any_moment(run: Path) -> 
     assert main(["search", f"run={run}", BUDGET, f"search.trials={num_trials}"]) == 0
     trials = trials_of(run)
     complete = in_state(trials, TrialState.COMPLETE)
-    assert len(complete) == search_of(run)["num_trials"] == num_trials
+    assert len(complete) == result_of(run).num_trials == num_trials
     assert in_state(trials, TrialState.RUNNING) == []
     for failed in in_state(trials, TrialState.FAIL):  # what was cut short has run again
         assert any(failed.params.items() <= trial.params.items() for trial in complete)
-    archs = [arch_key(candidate["arch"]) for candidate in candidates_of(run)]
+    archs = [candidate.arch for candidate in judged(run)]
     assert len(archs) == len(set(archs)) >= 3
 
 
@@ -107,12 +107,12 @@ def test_two_processes_share_one_study(run: Path) -> None:
     assert num_trials <= len(complete) <= num_trials + 1
     workers = {trial.user_attrs["worker"] for trial in complete}
     assert workers <= {worker_name(run, slot) for slot in (0, 1)}
-    archs = [arch_key(candidate["arch"]) for candidate in candidates_of(run)]
+    archs = [candidate.arch for candidate in judged(run)]
     # Both may judge the smallest, the largest and one more at the same moment.
     assert len(archs) - len(set(archs)) <= 3
     # One at a time on a device: what both begin with is measured by one of them.
-    measured = [arch_key(line["arch"]) for line in read_records(run / "latency.jsonl")]
-    assert measured.count(arch_key(asdict(config_of(run).space.largest()))) == 1
+    space, lines = config_of(run).space, read_records(run / "latency.jsonl")
+    assert [space.from_record(line["arch"]) for line in lines].count(space.largest()) == 1
 
 
 def test_workers_hold_the_lowest_slots_that_are_free(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_runs_again_with_the_same_parameters(
     assert states(study) == ["FAIL", "FAIL", "WAITING", "WAITING"]
     assert [line.split()[1] for line in said] == [str(number) for number in left]
     for number in left:
-        again = ask(study, worker_name(run, 0))
+        again = ask(study, worker_name(run, 0), has_waiting=True)
         again.suggest_categorical("depth", (1, 2))
         assert again.params == study.get_trials()[number].params
         assert again.user_attrs["worker"] == worker_name(run, 0)
@@ -196,21 +196,15 @@ def test_a_process_killed_just_after_asking_has_named_its_trial(
 
 def test_a_trial_belongs_to_whoever_runs_it(run: Path, study: Study) -> None:
     study.enqueue_trial({}, user_attrs={"worker": "another"})
-    for waiting in (["RUNNING", "WAITING"], ["RUNNING", "RUNNING"]):  # then the one of its own
-        trial = ask(study, worker_name(run, 0))
+    for has_waiting in (False, True):  # then the one of its own
+        trial = ask(study, worker_name(run, 0), has_waiting=has_waiting)
         assert trial.user_attrs == {"worker": worker_name(run, 0), "origin": "sampler"}
-        assert states(study) == waiting
+        assert states(study) == ["RUNNING", "RUNNING" if has_waiting else "WAITING"]
 
 
-def test_a_trial_that_another_process_took_first_is_made_up_for(
-    run: Path, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study.enqueue_trial({}, user_attrs={"worker": worker_name(run, 0)})
-    enqueued, get_trials = study.get_trials(), Study.get_trials
-    ask(study, worker_name(run, 0))
-    monkeypatch.setattr(Study, "get_trials", lambda *_, **__: enqueued)
-    trial = ask(study, worker_name(run, 0))
-    monkeypatch.setattr(Study, "get_trials", get_trials)
+def test_a_trial_that_another_process_took_first_is_made_up_for(run: Path, study: Study) -> None:
+    ask(study, worker_name(run, 1))
+    trial = ask(study, worker_name(run, 0), has_waiting=True)  # as it was when it was looked at
     assert trial.user_attrs == {"worker": worker_name(run, 0), "origin": "sampler"}
     assert states(study) == ["RUNNING", "RUNNING"]
 
@@ -281,15 +275,16 @@ def test_half_a_line_and_a_lock_left_in_the_journal_do_no_harm(run: Path, study:
 
 
 def test_a_question_names_its_study(run: Path) -> None:
-    config = config_of(run)
+    config, here = config_of(run), Conditions(7, "weights", "digest")
     names = [
-        study_name(config, run, {}),
-        study_name(config, run, {"budget": {"params": 1}}),
-        study_name(config_of(run, "search=random"), run, {}),
-        study_name(config_of(run, "search.objective=pareto"), run, {}),
+        study_name(config, run, here),
+        study_name(config, run, replace(here, weights="others")),
+        study_name(config_of(run, "budget.params=1"), run, here),
+        study_name(config_of(run, "search=random"), run, here),
+        study_name(config_of(run, "search.objective=pareto"), run, here),
     ]
     assert len(set(names)) == len(names)
-    assert study_name(config_of(run, "search.trials=7"), run, {}) == names[0]
+    assert study_name(config_of(run, "search.trials=7"), run, here) == names[0]
 
 
 def test_a_fingerprint_tells_weights_apart_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""Norms of one path's gradient alone, and of each example's at its logits, by separate passes."""
+"""Norms of one path's gradient alone, and of each example's at its outputs, by separate passes."""
 
 import copy
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from nas.data.batches import Batch
 from nas.train.training import Training
 from supernet.losses import InPlaceDistillation, Labels, Teaching, cross_entropy
-from supernet.sampling.gradients import GradientMoments, alone, gradient_norm, logit_gradient_norms
+from supernet.sampling.gradients import GradientMoments, alone, gradient_norm, output_gradient_norms
 from supernet.sampling.paths import Path, PathGradient, PathSampler
+from supernet.task import Batch
+from tests.helpers.spaces import make_task
 from tests.train.test_train import make_training
 
 SINGLE = ("distillation=none", "train.clip_grad=0.05")
@@ -76,17 +77,19 @@ def test_within_a_pass_alone_there_is_its_own_gradient_only() -> None:
 # Norms of paths, in a real step
 
 
-def spy_on(paths: PathSampler, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, PathGradient]]:
-    seen: list[tuple[Path, PathGradient]] = []
+def spy_on(
+    paths: PathSampler[Any], monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Path[Any], PathGradient]]:
+    seen: list[tuple[Path[Any], PathGradient]] = []
     monkeypatch.setattr(paths, "observe", lambda path, gradient: seen.append((path, gradient)))
     return seen
 
 
-def heavier(paths: PathSampler, weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def heavier(paths: PathSampler[Any], weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives random paths a weight, which norms must not depend on."""
     draw = paths.draw
 
-    def weighted(generator: Random) -> list[Path]:
+    def weighted(generator: Random) -> list[Path[Any]]:
         return [
             Path(path.arch, path.role, weight) if path.role == "random" else path
             for path in draw(generator)
@@ -99,13 +102,14 @@ def own_norms(
     training: Training, batch: Batch, arch: Any, weights: Tensor, teacher: Any = None
 ) -> tuple[float, dict[str, list[float]]]:
     """Of the unweighted path's loss, from a backward pass of its own on a copy of the weights."""
-    supernet = copy.deepcopy(training.supernet)
+    supernet: Any = copy.deepcopy(training.network)
     supernet.zero_grad()
-    logits = supernet(batch.images, arch)
-    answers = None if teacher is None else supernet(batch.images, teacher).detach()
-    hard = cross_entropy(logits, batch.targets, training.config.train.label_smoothing)
-    (weights * training.config.distillation(logits, hard, answers)).mean().backward()
-    found = supernet.own_gradients(arch)
+    logits = supernet(*batch.inputs, arch=arch)
+    answers = None if teacher is None else supernet(*batch.inputs, arch=teacher).detach()
+    task = training.data.task
+    hard = task.training_loss(logits, batch.targets)
+    (weights * training.config.distillation(task, logits, hard, answers)).mean().backward()
+    found = supernet.choice_gradients(arch)
     choices = {name: [float(part.norm()) for part in parts] for name, parts in found.items()}
     return float(gradient_norm(supernet.parameters())), {n: c for n, c in choices.items() if c}
 
@@ -121,12 +125,10 @@ def assert_choices(found: PathGradient, expected: dict[str, list[float]], scale:
 def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
     attribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, data = make_training(
-        "paths=sandwich_importance", f"paths.random.attribution={attribution}"
-    )
+    training = make_training("paths=sandwich_importance", f"paths.random.attribution={attribution}")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
-    batch = next(training.epoch_batches(data))
+    batch = next(training.epoch_batches())
     training.weights = torch.linspace(0.5, 1.5, len(training.weights))
     before = copy.deepcopy(training)
     training.train_step(batch)
@@ -144,12 +146,12 @@ def test_a_sandwich_that_learns_has_the_gradient_of_one_that_does_not(
 ) -> None:
     gradients = []
     for norms in ("none", "path", "choice"):
-        training, data = make_training("paths=sandwich", "train.clip_grad=0")
+        training = make_training("paths=sandwich", "train.clip_grad=0")
         training.paths.norms = norms
         seen = spy_on(training.paths, monkeypatch)
-        training.train_step(next(training.epoch_batches(data)))
+        training.train_step(next(training.epoch_batches()))
         assert len(seen) == (0 if norms == "none" else 2)
-        gradients.append([parameter.grad for parameter in training.supernet.parameters()])
+        gradients.append([parameter.grad for parameter in training.network.parameters()])
     assert_close(gradients[1], gradients[0], rtol=0, atol=0)
     assert_close(gradients[2], gradients[0], rtol=0, atol=0)
 
@@ -158,10 +160,10 @@ def test_a_sandwich_that_learns_has_the_gradient_of_one_that_does_not(
 def test_a_single_path_is_observed_before_clipping_and_without_its_weight(
     attribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, data = make_training("paths=importance", f"paths.attribution={attribution}", *SINGLE)
+    training = make_training("paths=importance", f"paths.attribution={attribution}", *SINGLE)
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 2.5, monkeypatch)
-    batch = next(training.epoch_batches(data))
+    batch = next(training.epoch_batches())
     before = copy.deepcopy(training)
     figures = training.train_step(batch)
     ((path, gradient),) = seen
@@ -173,9 +175,9 @@ def test_a_single_path_is_observed_before_clipping_and_without_its_weight(
 
 
 def test_published_paths_see_norms_after_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    training, data = make_training("paths=published", *SINGLE)
+    training = make_training("paths=published", *SINGLE)
     seen = spy_on(training.paths, monkeypatch)
-    batch = next(training.epoch_batches(data))
+    batch = next(training.epoch_batches())
     before = copy.deepcopy(training)
     figures = training.train_step(batch)
     ((path, gradient),) = seen
@@ -187,9 +189,9 @@ def test_published_paths_see_norms_after_clipping(monkeypatch: pytest.MonkeyPatc
 
 def test_paths_that_learn_nothing_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     for paths, distillation in (("uniform", "none"), ("sandwich", "in_place")):
-        training, data = make_training(f"paths={paths}", f"distillation={distillation}")
+        training = make_training(f"paths={paths}", f"distillation={distillation}")
         seen = spy_on(training.paths, monkeypatch)
-        training.train_step(next(training.epoch_batches(data)))
+        training.train_step(next(training.epoch_batches()))
         assert not seen
 
 
@@ -217,7 +219,7 @@ def test_scores_are_the_distance_of_the_softmax_from_the_target(
     logits.retain_grad()
     (scales * cross_entropy(logits, targets, smoothing)).sum().backward()
     expected = (torch.softmax(logits.detach(), 1) - soft).norm(dim=1)
-    assert_close(logit_gradient_norms(logits, scales), expected)
+    assert_close(output_gradient_norms(logits, scales), expected)
 
 
 @pytest.mark.parametrize(
@@ -228,24 +230,33 @@ def test_scores_are_the_norms_of_the_gradient_of_whatever_loss_there_is(teaching
     scales = torch.linspace(0.2, 3.0, 6)
 
     def losses(at: Tensor) -> Tensor:
-        return teaching(at, cross_entropy(at, HARD, 0.1), teacher)
+        return teaching(make_task(num_classes=4), at, cross_entropy(at, HARD, 0.1), teacher)
 
     expected = [
         torch.autograd.grad(losses(logits)[row], logits)[0].norm() for row in range(len(HARD))
     ]
     (scales * losses(logits)).sum().backward()
-    assert_close(logit_gradient_norms(logits, scales), torch.stack(expected).detach())
+    assert_close(output_gradient_norms(logits, scales), torch.stack(expected).detach())
+
+
+def test_scores_of_outputs_of_any_shape_are_norms_over_all_of_an_example() -> None:
+    outputs = torch.randn(3, 4, 5, generator=Generator().manual_seed(0)).requires_grad_()
+    outputs.retain_grad()
+    scales = torch.tensor([0.5, 1.0, 2.0])
+    (scales * outputs.square().sum((1, 2))).sum().backward()
+    expected = 2 * outputs.detach().flatten(1).norm(dim=1)
+    assert_close(output_gradient_norms(outputs, scales), expected)
 
 
 @pytest.mark.parametrize("options", [("paths=sandwich",), ("paths=importance", *SINGLE)])
 def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
     options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, data = make_training("examples=importance", *options)
+    training = make_training("examples=importance", *options)
     heavier(training.paths, 1.7, monkeypatch)
     seen: list[tuple[Tensor, Tensor]] = []
     monkeypatch.setattr(training.data_sampler, "observe", lambda *found: seen.append(found))
-    batch = next(training.epoch_batches(data))
+    batch = next(training.epoch_batches())
     training.weights = torch.linspace(0.5, 1.5, len(training.weights))
     before = copy.deepcopy(training)
     training.train_step(batch)
@@ -253,9 +264,9 @@ def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
     assert torch.equal(indices, batch.indices)
     expected, teacher = [], None
     for path in before.paths.draw(before.path_generator):
-        logits = before.supernet(batch.images, path.arch)
+        logits = before.network(*batch.inputs, arch=path.arch)
         hard = cross_entropy(logits, batch.targets, 0.1)
-        loss = training.config.distillation(logits, hard, teacher).sum()
+        loss = training.config.distillation(training.data.task, logits, hard, teacher).sum()
         expected.append(torch.autograd.grad(loss, logits)[0].norm(dim=1))
         teacher = logits.detach() if path.role == "largest" else teacher
     assert_close(scores, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
@@ -264,7 +275,7 @@ def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
 def test_a_mixed_example_has_the_weights_of_both_its_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    training, data = make_training("examples=importance", "data.mixup=0.8", "paths=sandwich")
+    training = make_training("examples=importance", "data.mixup=0.8", "paths=sandwich")
     applied: list[Tensor] = []
     backward = training.backward
 
@@ -273,7 +284,7 @@ def test_a_mixed_example_has_the_weights_of_both_its_images(
         return backward(batch, weights, *rest)
 
     monkeypatch.setattr(training, "backward", spy)
-    batch = next(training.epoch_batches(data))
+    batch = next(training.epoch_batches())
     training.weights = torch.linspace(0.5, 1.5, len(training.weights))
     training.train_step(batch)
     own = training.weights[: len(batch.indices)]

@@ -1,110 +1,68 @@
-"""A subnet of the supernet is the plain model that is extracted from it, and no more than its slice
-is trained. Every family of supernets and every weight source runs through the same tests."""
+"""Vision transformers keep the contract of supernets, with every weight source; then what they add.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from random import Random
-from typing import Any
+A subnet of the supernet is the plain model that is extracted from it, and no more than its slice is
+trained.
+"""
+
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from search_spaces.space import Space
 from search_spaces.vit import ViTArch, ViTSpace
-from supernet.batch_norm import batch_statistics
-from supernet.families.vit import ROLES, ViTSupernet, build, role_sizes
+from supernet.families.cell import CellSupernet
+from supernet.families.vit import ROLES, ViTSupernet, role_sizes
+from supernet.image_tasks import Regression
 from supernet.parameter_counts import count
-from supernet.sources.source import SourceFactory, below, merge
-from supernet.supernet import Supernet
+from supernet.sources.atoms import OneHot
+from supernet.sources.source import SourceFactory, WeightSource
+from tests.contracts.supernet import OwnWeightsContract, SupernetContract
 from tests.helpers.spaces import (
     ADAPTERS,
     CELLS,
     FIXED,
     OWN,
     SOURCES,
-    make_cells,
     make_space,
     make_supernet,
+    make_task,
     some_archs,
     some_images,
+    sources_of,
 )
+
+
+class TestOwnWeights(OwnWeightsContract):
+    space, family, sources = make_space("own"), ViTSupernet, sources_of("own")
+    task = make_task()
+
+
+class TestAtoms(SupernetContract):
+    space, family, sources = make_space("atoms"), ViTSupernet, sources_of("atoms")
+    task = make_task()
+
+
+class TestAdaptersAlone(SupernetContract):
+    space, family, sources = make_space("factors"), ViTSupernet, sources_of("factors")
+    task = make_task()
+
+
+class TestAtomsAndAdapters(SupernetContract):
+    space, family, sources = make_space(), ViTSupernet, sources_of()
+    task = make_task()
+
+
+class TestRegression(OwnWeightsContract):
+    space, family, sources = make_space("own"), ViTSupernet, sources_of("own")
+    task = Regression(1, 4, (0.0,), (1.0,), ("age", "weight"))
 
 
 @pytest.fixture(params=SOURCES, name="source")
 def source_fixture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of supernet, freshly made, with what it is called with."""
-
-    space: Space[Any]
-    supernet: Supernet
-    images: Tensor
-
-
-@pytest.fixture(params=[*SOURCES, "cells"], name="family")
-def family_fixture(request: pytest.FixtureRequest) -> Family:
-    if request.param == "cells":
-        return Family(CELLS, make_cells(), some_images(size=8))
-    return Family(make_space(request.param), make_supernet(request.param), some_images())
-
-
-def test_the_extracted_subnet_equals_the_supernet(family: Family) -> None:
-    supernet, images = family.supernet, family.images
-    for arch in some_archs(family.space):
-        plain = supernet.extract(arch)
-        with batch_statistics(plain):
-            assert_close(plain(images), supernet(images, arch), atol=1e-5, rtol=0)
-
-
-def test_extraction_copies(family: Family) -> None:
-    supernet, images = family.supernet, family.images
-    plain = supernet.extract(family.space.largest())
-    before = plain(images)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            parameter.add_(1.0)
-    assert torch.equal(plain(images), before)
-
-
-def test_the_factorised_file_merges_into_the_plain_model_to_the_bit(
-    family: Family, tmp_path: object
-) -> None:
-    supernet = family.supernet
-    for arch in some_archs(family.space, count=3):
-        path = f"{tmp_path}/factorised.safetensors"
-        save_file(supernet.factorise(arch), path)
-        merged = supernet.merge(load_file(path), arch)
-        expected = supernet.extract(arch).state_dict()
-        assert merged.keys() == expected.keys()
-        assert all(torch.equal(merged[name], expected[name]) for name in expected)
-
-
-def test_the_ledger_counts_the_elements_of_the_saved_files(
-    family: Family, tmp_path: object
-) -> None:
-    supernet = family.supernet
-    for arch in some_archs(family.space):
-        counts = count(supernet, arch)
-        path = f"{tmp_path}/weights.safetensors"
-        save_file(supernet.factorise(arch), path)
-        assert counts.stored_factorised == elements(load_file(path))
-        plain = supernet.extract(arch)
-        save_file(plain.state_dict(), path)
-        statistics = elements(dict(plain.named_buffers()))
-        assert counts.resident == elements(load_file(path))
-        assert counts.stored_merged == counts.resident - statistics
-        assert (statistics > 0) is (family.space is CELLS)
-        assert counts.params == min(counts.stored_factorised, counts.stored_merged)
-
-
-def elements(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def test_a_role_is_stored_factorised_only_where_that_is_less() -> None:
@@ -113,27 +71,6 @@ def test_a_role_is_stored_factorised_only_where_that_is_less() -> None:
     assert count(supernet, shallow).stored_factorised == count(supernet, shallow).stored_merged
     deep = space.decode(space.encode(space.largest()) | {"num_atoms": 1})
     assert count(supernet, deep).stored_factorised < count(supernet, deep).stored_merged
-
-
-def test_sources_compose_what_their_definitions_say() -> None:
-    supernet = make_supernet("atoms_adapters")
-    arch = make_space().sample(Random(7))
-    source = supernet.linear("fc1").source
-    parameters = dict(source.named_parameters())
-    atoms, coefficients = (
-        parameters["parts.0.atoms"],
-        parameters["parts.0.coefficients.coefficients"],
-    )
-    a, b = parameters["parts.1.a"], parameters["parts.1.b"]
-    for layer, (o, i) in enumerate(role_sizes(arch, FIXED.head_dim)["fc1"]):
-        expected = torch.zeros(o, i, dtype=torch.float64)
-        for s in range(arch.num_atoms):
-            expected += coefficients[layer, s].double() * atoms[s, :o, :i].double()
-        for r in range(arch.rank[layer]):
-            outer = torch.outer(b[layer, :o, r].double(), a[layer, r, :i].double())
-            expected += 6.0 / 5 * outer  # alpha over the largest rank, at every rank
-        composed = source.weight(range(layer, layer + 1), o, i, arch)[0]
-        assert_close(composed.double(), expected, atol=1e-5, rtol=0)
 
 
 def test_layers_composed_together_equal_layers_composed_alone(source: str) -> None:
@@ -145,7 +82,7 @@ def test_layers_composed_together_equal_layers_composed_alone(source: str) -> No
         together = [weight for weight, _ in supernet.linear(role).compose(sizes, arch)]
         for layer, (o, i) in enumerate(sizes):
             single = alone.weight(range(layer, layer + 1), o, i, arch)[0]
-            assert torch.equal(single, merge(factors, layer, o, i))
+            assert torch.equal(single, alone.merge(factors, layer, o, i))
             assert_close(together[layer], single, atol=1e-6, rtol=0)
 
 
@@ -163,7 +100,7 @@ def test_gradients_reach_the_slice_and_nothing_else(source: str) -> None:
     space = make_space(source)
     for arch in some_archs(space, count=4):
         supernet = make_supernet(source)
-        supernet(some_images(), arch).square().sum().backward()
+        supernet(some_images(), arch=arch).square().sum().backward()
         for name, used in used_parts(supernet, arch).items():
             gradient = supernet.get_parameter(name).grad
             assert gradient is not None, f"{name} has no gradient, which DDP would wait for"
@@ -204,20 +141,6 @@ def used_parts(supernet: ViTSupernet, arch: ViTArch) -> dict[str, Tensor]:
     return used
 
 
-def test_each_choices_gradients_are_views_of_the_supernets(family: Family) -> None:
-    supernet = family.supernet
-    for arch in some_archs(family.space):
-        supernet.zero_grad()
-        assert not any(supernet.own_gradients(arch).values())
-        supernet(family.images, arch).square().sum().backward()
-        found = supernet.own_gradients(arch)
-        assert found.keys() == family.space.active(arch).keys()
-        grads = [p.grad for p in supernet.parameters() if p.grad is not None]
-        storages = {grad.untyped_storage().data_ptr() for grad in grads}
-        for gradient in (gradient for own in found.values() for gradient in own):
-            assert gradient.untyped_storage().data_ptr() in storages
-
-
 def places(gradients: list[Tensor]) -> set[tuple[int, torch.Size, tuple[int, ...]]]:
     """Where each view lies."""
     return {(grad.data_ptr(), grad.shape, grad.stride()) for grad in gradients}
@@ -229,14 +152,14 @@ def after_a_pass(source: str) -> tuple[ViTSupernet, ViTArch, dict[str, Tensor]]:
     ranks = (1, 0) if "adapters" in source else (0, 0)
     atoms = 1 if "atoms" in source else 0
     arch = ViTArch(embed_dim=13, num_heads=(2, 1), mlp_ratio=(3, 1.5), rank=ranks, num_atoms=atoms)
-    supernet(some_images(), arch).square().sum().backward()
+    supernet(some_images(), arch=arch).square().sum().backward()
     grads = {n: p.grad for n, p in supernet.named_parameters() if p.grad is not None}
     return supernet, arch, grads
 
 
 def test_choices_own_what_they_size_where_weights_are_a_layers_own() -> None:
     supernet, arch, grads = after_a_pass("own")
-    found = {name: places(own) for name, own in supernet.own_gradients(arch).items()}
+    found = {name: places(own) for name, own in supernet.choice_gradients(arch).items()}
     bias = {role: grads[f"linears.{role}.bias"] for role in ROLES}
     atoms = {role: grads[f"linears.{role}.source.atoms"] for role in ROLES}
     heads = [grad[1, :7] for role, grad in bias.items() if role in ("q", "k", "v")]
@@ -257,7 +180,7 @@ def test_choices_own_what_they_size_where_weights_are_a_layers_own() -> None:
 
 def test_shared_atoms_count_for_their_number_and_adapters_for_their_rank() -> None:
     supernet, arch, grads = after_a_pass("atoms_adapters")
-    found = {name: places(own) for name, own in supernet.own_gradients(arch).items()}
+    found = {name: places(own) for name, own in supernet.choice_gradients(arch).items()}
     part = "linears.{}.source.parts.{}"
     roles = {"q": (14, 13), "k": (14, 13), "v": (14, 13), "fc1": (39, 13), "fc2": (13, 39)}
     box = [
@@ -278,12 +201,6 @@ def test_shared_atoms_count_for_their_number_and_adapters_for_their_rank() -> No
     hidden += [grads[part.format("fc2", "0.coefficients.coefficients")][0, :1]]
     hidden += adapters["fc1"] + adapters["fc2"]
     assert found["blocks.0.mlp_ratio"] == places(hidden)
-
-
-def test_initial_weights_are_a_function_of_the_generator() -> None:
-    first, second, other = (make_supernet(seed=seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["linears.q.bias"], other["linears.q.bias"])
 
 
 def test_weights_are_composed_in_full_precision_under_autocast() -> None:
@@ -322,20 +239,18 @@ def test_a_space_that_varies_what_no_source_reads_is_refused(
     source: SourceFactory, sharing: dict[str, tuple[int, ...]], message: str
 ) -> None:
     space = ViTSpace(
-        embed_dim=(8,), depth=(1,), num_heads=(1,), mlp_ratio=(1,), head_dim=7, **sharing
+        (8,), (1,), (1,), (1,), sharing.get("rank", (0,)), sharing.get("num_atoms", (0,))
     )
+    sources = dict.fromkeys(ROLES, source)
     with pytest.raises(ValueError, match=message):
-        ViTSupernet(
-            space,
-            FIXED,
-            dict.fromkeys(ROLES, source),
-            generator=torch.Generator(),
-        )
+        ViTSupernet.check_sources(space, sources)
+    with pytest.raises(ValueError, match=message):
+        ViTSupernet(space, FIXED, sources, generator=torch.Generator())
 
 
 def test_the_plain_model_is_stock_timm() -> None:
     arch = make_space().largest()
-    model = build(arch, FIXED)
+    model = ViTSupernet.plain(arch, FIXED)
     assert type(model).__module__ == "timm.models.vision_transformer"
     assert {type(module).__module__.split(".")[0] for module in model.modules()} <= {
         "timm",
@@ -343,6 +258,63 @@ def test_the_plain_model_is_stock_timm() -> None:
     }
 
 
-def test_below_strips_only_the_prefix() -> None:
-    tensors = {"q.atoms": torch.ones(1), "qq.atoms": torch.zeros(1)}
-    assert below(tensors, "q.").keys() == {"atoms"}
+def test_sizes_come_from_the_space_and_the_task() -> None:
+    assert ViTSupernet.sizes(make_space(), make_task()) == FIXED
+
+
+def test_patches_must_cover_the_image() -> None:
+    message = r"^space\.patch_size must be a divisor of data\.img_size \(7\), got 2$"
+    with pytest.raises(ValueError, match=message):
+        ViTSupernet.sizes(make_space(), make_task(img_size=7))
+
+
+def test_a_supernet_of_another_family_is_refused() -> None:
+    space: object = CELLS
+    with pytest.raises(ValueError, match=r"^space\.supernet must be one for CellSpace, got ViT"):
+        ViTSupernet.check_sources(space, sources_of())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^space\.supernet must be one for ViTSpace, got Cell"):
+        CellSupernet.sizes(make_space(), make_task())  # type: ignore[arg-type]
+
+
+def test_a_role_without_a_source_is_refused() -> None:
+    sources = sources_of()
+    del sources["q"]
+    with pytest.raises(
+        ValueError, match=r"^source must have exactly the roles .*'fc1', 'fc2', 'k'"
+    ):
+        ViTSupernet.check_sources(make_space(), sources)
+
+
+@pytest.mark.parametrize("given", [OneHot, partial(OneHot)])
+def test_what_is_no_source_is_refused(given: SourceFactory) -> None:
+    with pytest.raises(ValueError, match=r"^source\.o must be a weight source, got OneHot"):
+        ViTSupernet.check_sources(make_space(), {**sources_of(), "o": given})
+
+
+def not_a_source(*, width: int) -> WeightSource:
+    raise AssertionError
+
+
+def test_what_cannot_be_called_for_a_source_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^source: .* unexpected keyword argument 'shape'"):
+        ViTSupernet.check_sources(make_space(), {**sources_of(), "o": not_a_source})
+
+
+def test_a_plain_model_of_even_layers_is_loaded_as_well_as_its_sources_can_fit() -> None:
+    """Its fused q, k and v among them."""
+    space = make_space("atoms")
+    arch = replace(space.largest(), num_atoms=3)
+    plain = make_supernet("own").extract(replace(arch, num_atoms=0))
+    supernet = make_supernet("atoms", seed=1)
+    supernet.load_plain(plain.state_dict(), arch)
+    found = supernet.extract(arch).state_dict()
+    heads = torch.stack([plain.get_parameter(f"blocks.{b}.attn.qkv.weight") for b in range(4)])
+    for part in range(3):
+        wanted = heads.chunk(3, dim=1)[part].flatten(1).double()
+        u, s, v = torch.linalg.svd(wanted, full_matrices=False)
+        best = (u[:, :3] * s[:3]) @ v[:3]
+        rows = [found[f"blocks.{b}.attn.qkv.weight"].chunk(3)[part].flatten() for b in range(4)]
+        assert_close(torch.stack(rows).double(), best, atol=1e-5, rtol=0)
+    exact = [name for name in found if ".proj." in name or name.endswith("bias") or "norm" in name]
+    assert len(exact) > 4 * 9
+    assert all(torch.equal(found[name], plain.state_dict()[name]) for name in exact)

@@ -27,9 +27,11 @@ from torch.testing import assert_close
 from nas.__main__ import main
 from nas.config.config import parse
 from nas.config.run_folder import compose_config, open_run
-from nas.data.batches import Batch, load
+from nas.data.batches import load
 from nas.train.distributed import ALONE, Ranks
 from nas.train.training import Training
+from nas.train.weights import new_supernet
+from supernet.task import Batch
 from tests.helpers.runs import checkpoint, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +126,7 @@ def run_ranks(commands: Sequence[tuple[list[str], int]]) -> list[list[Ended]]:
     ]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.test_distributed", *arguments],
+            [sys.executable, "-m", "tests.train.test_distributed", *arguments],
             cwd=ROOT,
             env=environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="localhost"),
             stdout=subprocess.PIPE,
@@ -171,7 +173,7 @@ def assert_about_the_same(run: Path, alone: Path) -> None:
 def changed(alone: Path) -> float:
     """How far training moved the weights."""
     config, _ = open_run([f"run={alone}"], create=False)
-    before = Training(config, torch.device("cpu"), 179).supernet.state_dict()
+    before = new_supernet(config).state_dict()
     after = checkpoint(alone)["supernet"]
     return max(float((after[name] - before[name]).abs().max()) for name in before)
 
@@ -294,20 +296,23 @@ def batches_of(ranks: Ranks, start: int) -> tuple[list[Batch], list[dict[str, An
     """A rank's batches of the second epoch, and what it asked the data for."""
     # 35 images of 179 are left over, so that one rank would have another whole part.
     config = parse(compose_config([*UNIFORM, "data.batch_size=36"]))
-    data = load(config.data, seed=config.seed, device=torch.device("cpu"))
-    training = Training(config, torch.device("cpu"), data.num_train, ranks)
-    asked: list[dict[str, Any]] = []
+    device, asked = torch.device("cpu"), list[dict[str, Any]]()
+    data = load(config.data, config.task, seed=config.seed, device=device)
 
     class Observed:
+        task, num_train = data.task, data.num_train
+
         def train_batches(self, indices: Tensor, **options: Any) -> Iterator[Batch]:
             asked.append(options)
             return data.train_batches(indices, **options)
 
+    observed: Any = Observed()
+    training = Training(config, new_supernet(config), observed, device, ranks)
     training.step = training.steps_per_epoch
-    found = list(training.epoch_batches(Observed()))  # type: ignore[arg-type]
+    found = list(training.epoch_batches())
     training.step += start
     if start:
-        found = list(training.epoch_batches(Observed()))  # type: ignore[arg-type]
+        found = list(training.epoch_batches())
     return found, asked
 
 
@@ -320,8 +325,8 @@ def test_the_ranks_draw_disjoint_parts_of_the_same_batches(world: int, start: in
     for number, batch in enumerate(whole):
         indices = torch.stack([found[number].indices for found, _ in parts], dim=1)
         assert torch.equal(indices.flatten(), batch.indices)
-        images = torch.stack([found[number].images for found, _ in parts], dim=1)
-        assert torch.equal(images.flatten(0, 1), batch.images)
+        images = torch.stack([found[number].inputs[0] for found, _ in parts], dim=1)
+        assert torch.equal(images.flatten(0, 1), batch.inputs[0])
     assert all(len(found) == len(whole) for found, _ in parts)
     seeds = [options["seed"] for _, (options, *_) in parts]  # of augmentation
     assert seeds[0] == asked["seed"]

@@ -15,6 +15,7 @@ from nas.files import read_records
 from nas.train.checkpoint import load_checkpoint
 from nas.train.gradient_variance import Draws, gradient_variances
 from nas.train.training import Training
+from nas.train.weights import new_supernet
 from supernet.sampling.examples import UniformData
 from supernet.sampling.paths import UniformPaths
 from tests.helpers.runs import TINY
@@ -43,26 +44,23 @@ def test_the_variance_over_draws_approaches_that_over_all_paths_and_batches() ->
         "space.num_atoms=[0]",
     )
     config = parse(compose_config([*TINY, *SINGLE, "paths=uniform", *options]))
-    data = load(config.data, seed=0, device=CPU)
+    data = load(config.data, config.task, seed=0, device=CPU)
     count = data.num_train
     config.data.batch_size = count - 1
-    training = Training(config, CPU, count)
+    training = Training(config, new_supernet(config), data, CPU)
     uniform = Draws.seeded(
         UniformPaths(space=config.space), UniformData(num_examples=count), seed=0
     )
-    found = gradient_variances(training, data, {"uniform": uniform}, num_draws=600)["uniform"]
+    found = gradient_variances(training, {"uniform": uniform}, num_draws=600)["uniform"]
 
     gradients = []
     archs = [config.space.smallest(), config.space.largest()]
     for arch, left_out in product(archs, range(count)):
         indices = torch.tensor([place for place in range(count) if place != left_out])
         batch = next(data.train_batches(indices, batch_size=count - 1, seed=0))
-        training.supernet.zero_grad()
-        logits = training.supernet(batch.images, arch)
-        smoothing = config.train.label_smoothing
-        torch.nn.functional.cross_entropy(
-            logits, batch.targets, label_smoothing=smoothing
-        ).backward()
+        training.network.zero_grad()
+        logits = training.network(*batch.inputs, arch)
+        torch.nn.functional.cross_entropy(logits, batch.targets, label_smoothing=0.1).backward()
         parts = [p.grad.flatten() for p in training.parameters if p.grad is not None]
         gradients.append(torch.cat(parts).double())
     every = torch.stack(gradients)

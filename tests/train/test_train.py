@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,19 +26,23 @@ from torch.testing import assert_close
 from nas.__main__ import main
 from nas.config.config import Config, parse
 from nas.config.run_folder import compose_config, open_run
-from nas.data.batches import Batch, ImageData, load
+from nas.data.batches import load
 from nas.evaluate import evaluate
 from nas.exits import Diverged, Stopped, stop_signals
 from nas.files import locked, read_records
 from nas.train import stage as train
-from nas.train.checkpoint import load_checkpoint
+from nas.train.checkpoint import load_checkpoint, save_checkpoint
 from nas.train.optimization import uses_bf16
 from nas.train.training import Training
-from nas.train.weights import load_supernet
+from nas.train.weights import load_supernet, new_supernet
+from search_spaces.space import Arch
 from search_spaces.vit import ViTArch
+from supernet.families.vit import ViTSupernet
 from supernet.losses import kl_divergence
 from supernet.sampling.paths import Path as SampledPath
 from supernet.sampling.paths import UniformPaths
+from supernet.supernet import Supernet
+from supernet.task import Batch
 from tests.helpers.runs import checkpoint, metrics
 
 CPU = torch.device("cpu")
@@ -67,7 +70,6 @@ STEPS_PER_EPOCH, NUM_STEPS, BATCH_SIZE = 4, 12, 40
 UNIFORM = ("paths=uniform", "distillation=none")
 LEARNING = ("paths=importance", "examples=importance", "distillation=none")
 PUBLISHED = ("paths=published", "examples=published", "distillation=none")
-COMPLEXITY = ("train.schedule=complexity", "train.min_lr=0", "train.warmup_epochs=0")
 AUGMENTED = ("data.mixup=0.8", "data.cutmix=1.0", "data.shift=1", "train.precision=bf16")
 
 
@@ -99,14 +101,13 @@ def test_a_run_is_trained_by_one_process_at_a_time(
 
 
 def go_on(config: Config, run: Path) -> None:
-    train.train(copy.deepcopy(config), run, Console(quiet=True))
+    train.train(config, run, Console(quiet=True))
 
 
-def make_training(*overrides: str) -> tuple[Training, ImageData]:
+def make_training(*overrides: str) -> Training:
     config = parse(compose_config([*TINY, *overrides]))
-    smoothing = config.train.label_smoothing
-    data = load(config.data, seed=config.seed, device=CPU, label_smoothing=smoothing)
-    return Training(config, CPU, data.num_train), data
+    data = load(config.data, config.task, seed=config.seed, device=CPU)
+    return Training(config, new_supernet(config), data, CPU)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -160,9 +161,9 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_global_generators(
 
 
 def test_another_seed_gives_other_weights_examples_and_paths() -> None:
-    (one, data), (other, other_data) = (make_training(f"seed={seed}") for seed in (0, 1))
-    batch, other_batch = next(one.epoch_batches(data)), next(other.epoch_batches(other_data))
-    weights = [t.supernet.get_parameter("head.weight") for t in (one, other)]
+    one, other = (make_training(f"seed={seed}") for seed in (0, 1))
+    batch, other_batch = next(one.epoch_batches()), next(other.epoch_batches())
+    weights = [t.network.get_parameter("head.weight") for t in (one, other)]
     assert not torch.equal(*weights)
     assert not torch.equal(batch.indices, other_batch.indices)
     assert one.path_generator.random() != other.path_generator.random()
@@ -176,9 +177,8 @@ def test_another_seed_gives_other_weights_examples_and_paths() -> None:
         (LEARNING, (2, 4, 7, 10)),
         (PUBLISHED, (2, 4, 7, 10)),
         (("paths=sandwich_importance", "examples=importance"), (3, 8)),
-        ((*UNIFORM, *COMPLEXITY, "train.momentum_choice=embed_dim"), (1, 4, 7)),
     ],
-    ids=["plain", "augmented_bf16", "importance", "published", "sandwich", "momentum_choice"],
+    ids=["plain", "augmented_bf16", "importance", "published", "sandwich"],
 )
 def test_a_run_stopped_at_any_step_equals_one_never_stopped(
     overrides: tuple[str, ...],
@@ -207,9 +207,9 @@ def test_a_run_stopped_at_any_step_equals_one_never_stopped(
 
 @pytest.mark.parametrize("options", [LEARNING, PUBLISHED], ids=["importance", "published"])
 def test_what_is_drawn_depends_on_what_was_measured(options: tuple[str, ...]) -> None:
-    training, data = make_training(*options, "train.epochs=4")
+    training = make_training(*options, "train.epochs=4")
     while training.step < training.num_steps:
-        for batch in training.epoch_batches(data):
+        for batch in training.epoch_batches():
             figures = training.train_step(batch) | training.figures()
     assert {"data_ess", "loss", "grad_norm", "lr"} < figures.keys()
     probabilities = training.data_sampler.state_dict()["probabilities"]
@@ -229,7 +229,7 @@ def test_the_weights_at_the_end_of_the_last_epochs_are_kept(
 
     def remember(training: Training) -> None:
         weights[training.step] = copy.deepcopy(
-            {"ema": training.ema.module.state_dict(), "supernet": training.supernet.state_dict()}
+            {"ema": training.ema.module.state_dict(), "supernet": training.network.state_dict()}
         )
 
     interrupt(monkeypatch, remember, after=[4, 8, 12])
@@ -316,7 +316,7 @@ def test_divergence_leaves_the_last_good_checkpoint(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def poison(training: Training) -> None:
-        training.supernet.get_parameter("head.bias").data[0] = math.nan
+        training.network.get_parameter("head.bias").data[0] = math.nan
 
     run = tmp_path / "run"
     config = configure(run, "train.checkpoint_every=1")
@@ -330,13 +330,13 @@ def test_divergence_leaves_the_last_good_checkpoint(
 
 
 def test_a_gradient_that_is_not_finite_does_not_reach_the_weights() -> None:
-    training, data = make_training()
-    before = copy.deepcopy(training.supernet.state_dict())
-    bias = training.supernet.get_parameter("head.bias")
+    training = make_training()
+    before = copy.deepcopy(training.network.state_dict())
+    bias = training.network.get_parameter("head.bias")
     bias.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(Diverged, match=r"gradient norm is (nan|inf) at step 0 for largest ViTArch"):
-        training.train_step(next(training.epoch_batches(data)))
-    assert_close(training.supernet.state_dict(), before, rtol=0, atol=0)
+        training.train_step(next(training.epoch_batches()))
+    assert_close(training.network.state_dict(), before, rtol=0, atol=0)
 
 
 def test_weights_that_fail_evaluation_are_not_saved(
@@ -352,7 +352,10 @@ def test_weights_that_fail_evaluation_are_not_saved(
     ("override", "message"),
     [
         ("train.device=cuda", "train.device must be a CUDA device of this machine, which has 0"),
-        ("data.batch_size=180", "data.batch_size must be at most the 179 images, got 180"),
+        (
+            "data.batch_size=180",
+            "data.batch_size must be at most the 179 training examples, got 180",
+        ),
     ],
 )
 def test_bad_input_is_named(
@@ -367,11 +370,44 @@ def test_bad_input_is_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_run_does_not_go_on_with_another_number_of_images(whole: Path) -> None:
-    training, _ = make_training("data.val_fraction=0.6")
-    with pytest.raises(ValueError, match=r"data must be the 179 training images .*, got 14\d"):
+def test_a_run_does_not_go_on_with_another_number_of_examples(whole: Path) -> None:
+    training = make_training("data.val_fraction=0.6")
+    with pytest.raises(ValueError, match=r"data must be the 179 training examples .*, got 14\d"):
         training.load_state_dict(checkpoint(whole))
     assert training.step == 0
+
+
+def test_a_checkpoint_with_states_of_older_versions_goes_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = configure(run)
+    interrupt(monkeypatch, lambda _: signal.raise_signal(signal.SIGTERM), after=[7])
+    with pytest.raises(Stopped):
+        go_on(config, run)
+    save_checkpoint(run, checkpoint(run) | {"momenta": {}})
+    go_on(config, run)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("paths=published",),
+        ("paths=importance", "paths.attribution=choice"),
+        ("paths=sandwich_importance", "paths.random.attribution=choice"),
+    ],
+)
+def test_paths_that_need_what_a_family_does_not_tell_are_refused(
+    paths: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ViTSupernet, "choice_gradients", Supernet.choice_gradients)
+    assert run_train(tmp_path / "run", *paths, "distillation=none") == 2
+    assert "paths must not need gradients of choices, which ViTSupernet" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 @pytest.fixture
@@ -410,16 +446,17 @@ def test_every_step_and_every_probe_is_logged_once_and_in_order(whole: Path) -> 
 
 def test_the_averaged_weights_of_each_probe_are_what_is_evaluated(whole: Path) -> None:
     config, _ = open_run([f"run={whole}"], create=False)
-    data = load(config.data, seed=config.seed, device=CPU)
+    data = load(config.data, config.task, seed=config.seed, device=CPU)
     supernet, step = load_supernet(config, whole, pytest.fail)
     assert step == NUM_STEPS
     archs = {"smallest": config.space.smallest(), "largest": config.space.largest()}
     logged = {r["probe"]: r for r in metrics(whole) if r["kind"] == "eval" and r["step"] == step}
     for probe, arch in (archs | {"narrow": NARROW}).items():
-        accuracy = evaluate(supernet.extract(arch), data, "val")
+        score = evaluate(supernet.extract(arch), data, "val")
         record = logged[probe]
         assert (record["split"], record["num_examples"]) == ("val", data.num_examples("val"))
-        assert (record["top1"], record["loss"]) == (accuracy.top1, accuracy.loss)
+        assert (record["top1"], record["loss"]) == (score.value, score.loss)
+        assert (record["low"], record["high"]) == (score.low, score.high)
         supernet_now = copy.deepcopy(supernet)
         supernet_now.load_state_dict(checkpoint(whole)["supernet"])
         assert evaluate(supernet_now.extract(arch), data, "val").loss != record["loss"]
@@ -439,82 +476,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine(whole: Path) -> None:
             assert record["lr"] == pytest.approx(expected, rel=1e-6)
 
 
-class FixedPaths(UniformPaths):
-    """The same subnets in turn."""
-
-    archs: list[Any]
-    draws = 0
-
-    def draw(self, generator: Random) -> list[SampledPath]:
-        self.draws += 1
-        return [SampledPath(self.archs[(self.draws - 1) % len(self.archs)], "random")]
-
-
-def fixed_training(archs: list[Any], *overrides: str) -> tuple[Training, ImageData]:
-    training, data = make_training(*UNIFORM, *overrides)
-    training.paths = FixedPaths(space=training.config.space)
-    training.paths.archs = archs
-    return training, data
-
-
-def size_of(training: Training, arch: Any) -> int:
-    plain = training.supernet.extract(arch)
-    return sum(parameter.numel() for parameter in plain.parameters())
-
-
-def test_the_learning_rate_of_large_subnets_falls_later() -> None:
-    space = make_training(*UNIFORM)[0].config.space
-    archs = [space.smallest(), space.largest(), NARROW]
-    training, data = fixed_training(archs, *COMPLEXITY)
-    low, high, own = (math.log(size_of(training, arch)) for arch in archs)
-    exponents = [4.0, 0.25, 4 - 3.75 * (own - low) / (high - low)]
-    assert 0.25 < exponents[2] < 4
-    for step in range(NUM_STEPS):
-        if step % STEPS_PER_EPOCH == 0:
-            batches = training.epoch_batches(data)
-        before = copy.deepcopy(training.supernet.state_dict())
-        figures = training.train_step(next(batches))
-        peak = training.config.train.lr
-        expected = peak * (1 - step / NUM_STEPS) ** exponents[step % 3]
-        assert figures["lr"] == pytest.approx(expected, rel=1e-9)
-        # AdamW's first step moves every weight by the learning rate, weight decay aside.
-        if step == 0:
-            moved = training.supernet.get_parameter("head.bias") - before["head.bias"]
-            assert float(moved.detach().abs().max()) == pytest.approx(peak, rel=1e-3)
-
-
-def test_subnets_of_another_option_do_not_disturb_momentum() -> None:
-    """Trained on its own batches alone, a subnet's momentum is the same as among others."""
-    space = make_training(*UNIFORM)[0].config.space
-    small, large = space.smallest(), space.largest()
-    options = ("train.momentum_choice=depth", "train.opt=momentum", "train.weight_decay=0")
-    training, data = fixed_training([small, large, small], *options)
-    batches, buffers = training.epoch_batches(data), []
-    for _ in range(3):
-        training.train_step(next(batches))
-        gradient = training.supernet.get_parameter("head.bias").grad
-        assert gradient is not None
-        buffers.append(gradient.clone())  # clipped, as momentum saw it
-    bias = training.supernet.get_parameter("head.bias")
-    depths = {1: 0.9 * buffers[0] + buffers[2], 2: buffers[1]}
-    assert training.momenta.keys() == {"1", "2"}
-    for depth, expected in depths.items():
-        assert_close(training.momenta[str(depth)][bias]["momentum_buffer"], expected)
-
-
-@pytest.mark.parametrize(
-    ("key", "overrides"),
-    [("schedule", COMPLEXITY), ("momentum_choice", ("train.momentum_choice=embed_dim",))],
-)
-@pytest.mark.parametrize("paths", ["sandwich", "sandwich_importance"])
-def test_what_depends_on_the_one_subnet_of_a_step_is_refused_with_sandwiches(
-    key: str, overrides: tuple[str, ...], paths: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"^train\.{key} must be left alone unless .* got '"):
-        parse(compose_config([*TINY, f"paths={paths}", *overrides]))
-
-
-def test_images_are_counted_once_and_since_the_last_line_of_this_process(
+def test_examples_are_counted_once_and_since_the_last_line_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = count()
@@ -524,7 +486,7 @@ def test_images_are_counted_once_and_since_the_last_line_of_this_process(
         assert run_train(tmp_path / "run", "train.log_every=3") == 128 + signal.SIGTERM
     assert run_train(tmp_path / "run", "train.log_every=3") == 0
     records = read_records(tmp_path / "run" / "metrics.jsonl")
-    rates = {r["step"]: r["images_per_s"] for r in records if r["kind"] == "train"}
+    rates = {r["step"]: r["examples_per_s"] for r in records if r["kind"] == "train"}
     every = 3 * BATCH_SIZE / 2.0
     assert rates == {3: every, 6: 1 * BATCH_SIZE / 2.0, 9: every, 12: every}
 
@@ -551,72 +513,72 @@ def same_generator(generator: Random) -> Random:
 
 @pytest.mark.parametrize("mixup", [0.0, 0.8])
 def test_a_uniform_step_has_the_gradient_of_one_subnet_on_labels(mixup: float) -> None:
-    training, data = make_training(*UNIFORM, f"data.mixup={mixup}", "train.clip_grad=0")
-    batch = next(training.epoch_batches(data))
-    supernet = copy.deepcopy(training.supernet)
+    training = make_training(*UNIFORM, f"data.mixup={mixup}", "train.clip_grad=0")
+    batch = next(training.epoch_batches())
+    supernet = copy.deepcopy(training.network)
     arch = training.config.space.sample(same_generator(training.path_generator))
     # Mixup's targets are smoothed already.
     loss = F.cross_entropy(
-        supernet(batch.images, arch), batch.targets, label_smoothing=0.0 if mixup else 0.1
+        supernet(*batch.inputs, arch), batch.targets, label_smoothing=0.0 if mixup else 0.1
     )
     figures = training.train_step(batch)
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert_gradients(training.supernet, hand_made_gradients(supernet, loss))
+    assert_gradients(training.network, hand_made_gradients(supernet, loss))
 
 
 @pytest.mark.parametrize("hard_weight", [0.0, 0.25])
 def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
     hard_weight: float,
 ) -> None:
-    training, data = make_training(f"distillation.hard_weight={hard_weight}", "train.clip_grad=0")
-    batch = next(training.epoch_batches(data))
-    supernet = copy.deepcopy(training.supernet)
+    training = make_training(f"distillation.hard_weight={hard_weight}", "train.clip_grad=0")
+    batch = next(training.epoch_batches())
+    supernet = copy.deepcopy(training.network)
     generator, space = same_generator(training.path_generator), training.config.space
     students = [space.sample(generator), space.sample(generator), space.smallest()]
-    logits = supernet(batch.images, space.largest())
+    logits = supernet(*batch.inputs, space.largest())
     losses = [F.cross_entropy(logits, batch.targets, label_smoothing=0.1)]
     for arch in students:
-        answer = supernet(batch.images, arch)
+        answer = supernet(*batch.inputs, arch)
         hard = F.cross_entropy(answer, batch.targets, label_smoothing=0.1)
         soft = kl_divergence(answer, logits.detach()).mean()
         losses.append(hard_weight * hard + (1 - hard_weight) * soft)
     training.train_step(batch)
-    assert_gradients(training.supernet, hand_made_gradients(supernet, torch.stack(losses).mean()))
+    assert_gradients(training.network, hand_made_gradients(supernet, torch.stack(losses).mean()))
 
 
 def test_weights_of_path_and_examples_scale_the_gradient() -> None:
-    class HeavyPaths(UniformPaths):
-        def draw(self, generator: Random) -> list[SampledPath]:
+    class HeavyPaths(UniformPaths[Arch]):
+        def draw(self, generator: Random) -> list[SampledPath[Arch]]:
             return [SampledPath(NARROW, "random", weight=3.0)]
 
-    training, data = make_training(*UNIFORM, "train.clip_grad=0")
+    training = make_training(*UNIFORM, "train.clip_grad=0")
     training.paths = HeavyPaths(space=training.config.space)
-    batches = training.epoch_batches(data)
+    batches = training.epoch_batches()
     next(batches)
     training.step, batch = 1, next(batches)  # the second, so that weights must be found by place
     training.weights = torch.linspace(0, 2, len(training.weights))
-    supernet = copy.deepcopy(training.supernet)
+    supernet = copy.deepcopy(training.network)
     losses = F.cross_entropy(
-        supernet(batch.images, NARROW), batch.targets, label_smoothing=0.1, reduction="none"
+        supernet(*batch.inputs, NARROW), batch.targets, label_smoothing=0.1, reduction="none"
     )
     loss = 3.0 * (training.weights[BATCH_SIZE : 2 * BATCH_SIZE] * losses).mean()
     training.train_step(batch)
-    assert_gradients(training.supernet, hand_made_gradients(supernet, loss))
+    assert_gradients(training.network, hand_made_gradients(supernet, loss))
 
 
 def test_gradients_are_clipped_and_logged_unclipped() -> None:
-    training, data = make_training("train.clip_grad=0.01")
-    figures = training.train_step(next(training.epoch_batches(data)))
-    gradients = [p.grad for p in training.supernet.parameters() if p.grad is not None]
+    training = make_training("train.clip_grad=0.01")
+    figures = training.train_step(next(training.epoch_batches()))
+    gradients = [p.grad for p in training.network.parameters() if p.grad is not None]
     assert float(nn.utils.get_total_norm(gradients)) == pytest.approx(0.01, rel=1e-3)
     assert figures["grad_norm"] > 0.1
 
 
 def test_weight_decay_is_applied_to_matrices_and_spares_what_the_supernet_lists() -> None:
-    training, _ = make_training("train.weight_decay=0.07")
-    spared = training.supernet.no_weight_decay()
+    training = make_training("train.weight_decay=0.07")
+    spared = new_supernet(training.config).no_weight_decay()
     decay = {p: g["weight_decay"] for g in training.optimizer.param_groups for p in g["params"]}
-    for name, parameter in training.supernet.named_parameters():
+    for name, parameter in training.network.named_parameters():
         assert decay.pop(parameter) == (0.0 if name in spared or parameter.ndim == 1 else 0.07), (
             name
         )
@@ -624,16 +586,16 @@ def test_weight_decay_is_applied_to_matrices_and_spares_what_the_supernet_lists(
 
 
 def test_autocast_computes_in_bf16_and_keeps_everything_in_fp32() -> None:
-    training, data = make_training("train.precision=bf16")
-    exact, _ = make_training("train.precision=fp32")
+    training = make_training("train.precision=bf16")
+    exact = make_training("train.precision=fp32")
     dtypes = []
-    training.supernet.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
-    steps = (one.train_step(next(one.epoch_batches(data))) for one in (training, exact))
+    training.network.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    steps = (one.train_step(next(one.epoch_batches())) for one in (training, exact))
     loss, expected = (figures["loss"] for figures in steps)
     assert set(dtypes) == {torch.bfloat16}
     assert loss != expected
     assert loss == pytest.approx(expected, rel=2e-2)
-    states = training.supernet.state_dict(), training.ema.module.state_dict()
+    states = training.network.state_dict(), training.ema.module.state_dict()
     moments = [v for s in training.optimizer.state.values() for v in s.values() if v.ndim]
     kept = [tensor for state in states for tensor in state.values()] + moments
     assert {tensor.dtype for tensor in kept} == {torch.float32}
