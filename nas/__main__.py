@@ -1,4 +1,4 @@
-"""The command line: nas train | measure | search | export | rank | report."""
+"""The command line: nas train | measure | search | finetune | export | rank | report."""
 
 import argparse
 import sys
@@ -24,6 +24,8 @@ def run_stage(name: str, config: Config, run: Path, console: Console) -> None:
         from nas.search.stage import search as stage
     elif name == "export":
         from nas.export.stage import export as stage
+    elif name == "finetune":
+        from nas.finetune.stage import finetune as stage
     elif name == "rank":
         from nas.rank.stage import rank as stage
     else:
@@ -66,6 +68,10 @@ STAGES = {
         "write one subnet as a plain model, checked against the supernet: subnet/",
         ("run", "pick", "arch", "budget"),
         ("search", "target"),
+    ),
+    "finetune": Stage(
+        "train one subnet further, or alone from scratch: finetuned/, scratch/ in the run folder",
+        ("run", "pick", "arch", "from", "finetune"),
     ),
     "rank": Stage(
         "rank correlation of the supernet's scores with ground truth: rank.json", ("run", "rank")

@@ -124,7 +124,7 @@ class ExportResult(Strict, Generic[ArchT]):
     task: dict[str, object]  # facts for who uses the model
     data: dict[str, object]  # options of the data set
     test: Score
-    largest_test: Score
+    largest_test: Score | None  # None for a subnet trained alone, which has no larger one
     costs: Costs  # measured afresh
     largest_counts: Counts
     searched_ratio: float | None  # what was known before the export; None if nothing was measured

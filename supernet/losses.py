@@ -4,7 +4,7 @@ Letters: B batch, C classes. Every loss is per example, so that a sampler's weig
 """
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,21 +15,22 @@ from supernet.task import Task
 class Teaching(Protocol):
     """What each subnet of a step learns from."""
 
-    needs_teacher: bool
+    # None, the largest subnet of the same step, or that of the weights that training began with.
+    teacher: Literal["none", "step", "init"]
 
     def __call__(
         self, task: Task, outputs: Tensor, hard_loss: Tensor, teacher: Tensor | None
     ) -> Tensor:
         """Loss (B,), given the loss (B,) on the targets and the teacher's outputs.
 
-        The step's first subnet has no teacher.
+        The step's first subnet has none where the teacher is of the step.
         """
 
 
 class Labels:
     """Every subnet learns from the targets."""
 
-    needs_teacher = False
+    teacher: Literal["none", "step", "init"] = "none"
 
     def __call__(
         self, task: Task, outputs: Tensor, hard_loss: Tensor, teacher: Tensor | None
@@ -44,7 +45,7 @@ class InPlaceDistillation:
     loss on targets plus the rest times the task's soft loss; the paper's is hard_weight 0.
     """
 
-    needs_teacher = True
+    teacher: Literal["none", "step", "init"] = "step"
 
     def __init__(self, hard_weight: float, temperature: float) -> None:
         if not 0 <= hard_weight <= 1:
@@ -61,6 +62,15 @@ class InPlaceDistillation:
             return hard_loss
         soft_loss = task.soft_loss(outputs, teacher, self.temperature)
         return self.hard_weight * hard_loss + (1 - self.hard_weight) * soft_loss
+
+
+class FrozenTeacher(InPlaceDistillation):
+    """Every subnet learns from the outputs of the largest one of the run in train.init, frozen.
+
+    Hinton et al., 2015, https://arxiv.org/abs/1503.02531; the loss is as of in-place distillation.
+    """
+
+    teacher: Literal["none", "step", "init"] = "init"
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

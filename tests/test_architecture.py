@@ -31,6 +31,7 @@ LAYERS = (
     "nas.search",
     "nas.rank",
     "nas.export",
+    "nas.finetune",
     "nas.report",
     "nas.__main__",
 )

@@ -20,6 +20,7 @@ from nas.config.errors import unknown_key, wrong_type
 from nas.config.instantiate import build, build_space
 from nas.config.sections import (
     DataConfig,
+    FinetuneConfig,
     RankConfig,
     SearchConfig,
     TargetConfig,
@@ -51,6 +52,8 @@ class Plain:
     out: str  # measure: the file that a plan, or what was measured of one, is written to
     pick: str  # export: best of the search, or a trial's number
     arch: str  # export: an architecture file instead; empty for none
+    start: str  # `from` of finetune, a reserved word: supernet, scratch
+    finetune: FinetuneConfig
     wandb: WandbConfig
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class Plain:
         rule = "the file to write, with plan or archs" if wanted else "empty without plan and archs"
         check("out", bool(self.out) == wanted, rule, self.out)
         check("out", not self.out or self.out != self.archs, "another file than archs", self.out)
+        check("from", self.start in ("supernet", "scratch"), "supernet or scratch", self.start)
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
 
@@ -98,7 +102,8 @@ class Config(Plain):
 def parse(raw: DictConfig) -> Config:
     """The checked configuration; raises ValueError that names the key."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Options), raw)
+        renamed = {"start" if key == "from" else key: raw._get_node(key) for key in raw}
+        merged = OmegaConf.merge(OmegaConf.structured(Options), renamed)
         options = cast(Options, OmegaConf.to_object(merged))
     except (ConfigAttributeError, ConfigKeyError) as error:
         raise ValueError(unknown_key(error)) from error
@@ -143,10 +148,12 @@ def check_training(config: Config) -> None:
     """Whether samplers and distillation are such, and go together."""
     examples, distillation = config.examples(num_examples=1), config.distillation
     check("examples", hasattr(examples, "draw_epoch"), "a data sampler", examples)
-    check("distillation", hasattr(distillation, "needs_teacher"), "a way of teaching", distillation)
+    check("distillation", hasattr(distillation, "teacher"), "a way of teaching", distillation)
     paths = config.paths(space=config.space)
     check("paths", hasattr(paths, "draw"), "a path sampler", paths)
-    if distillation.needs_teacher and not paths.begins_with_largest:
+    rule = "the run whose largest subnet teaches (distillation)"
+    check("train.init", distillation.teacher != "init" or config.train.init, rule, "none")
+    if distillation.teacher == "step" and not paths.begins_with_largest:
         raise ValueError(
             "distillation must be none unless paths begin with the largest subnet, which teaches "
             f"the others, got {type(paths).__name__}"

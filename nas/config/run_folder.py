@@ -122,11 +122,9 @@ def open_run(
         raise ValueError(f"run must be a folder that nas train or nas measure made, got {run}")
     if not is_run and is_taken:
         raise ValueError(f"run must be a run folder, an empty or a new one, got {run}")
-    remembered, conf = read_memory(run / MEMORY) if is_run else ([], None)
+    remembered, conf = memory_of(run) if is_run else ([], None)
     is_settled = is_run and bool(contents(run) - {MEMORY, SETTINGS})
-    before = load_mapping(run / SETTINGS) if is_settled else {}
-    settings = renewed_settings(before)
-    remembered = renewed_overrides(remembered, before, settings)
+    settings = read_settings(run) if is_settled else {}
     overrides, extra_conf = merge_overrides(remembered, overrides), extra_conf or conf
     raw = compose_config(overrides, extra_conf)
     raw.run = str(run)
@@ -162,6 +160,15 @@ def contents(run: Path) -> set[str]:
     """The names in a folder, but for what a killed process has left half written in a new one."""
     torn = re.compile(r"\.(overrides|config)\.[0-9a-f]+\.yaml")
     return {path.name for path in run.iterdir() if not torn.fullmatch(path.name)}
+
+
+def memory_of(run: Path) -> tuple[list[str], Path | None]:
+    """What `read_memory` reads, in the names of this version."""
+    remembered, conf = read_memory(run / MEMORY)
+    if not contents(run) - {MEMORY, SETTINGS}:
+        return remembered, conf
+    before = load_mapping(run / SETTINGS)
+    return renewed_overrides(remembered, before, renewed_settings(before)), conf
 
 
 def read_memory(path: Path) -> tuple[list[str], Path | None]:

@@ -99,6 +99,7 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
+    init: str  # folder of the run whose averaged weights training begins with, empty for new ones
     epochs: int
     opt: str  # a name of timm's optimizer factory
     lr: float
@@ -224,6 +225,17 @@ class RankConfig:
         check("rank.num_archs", not unused, "0 without rank.table", self.num_archs)
         unused = not self.standalone and epochs > 0
         check("rank.standalone_epochs", not unused, "0 without rank.standalone", epochs)
+
+
+@dataclass
+class FinetuneConfig:
+    epochs: int  # 0 for a tenth of train.epochs, from scratch for all of them
+    lr: float  # 0 for half of train.lr, from scratch for all of it
+    teacher: str  # largest (of the supernet, frozen), none
+
+    def __post_init__(self) -> None:
+        check_not_negative("finetune.", self, "epochs", "lr")
+        check_named("finetune.teacher", self.teacher, "largest", "none")
 
 
 @dataclass

@@ -1,13 +1,15 @@
 """Which architecture to export: what a search chose, one of its trials, or one from a file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.budgets import Budgets
+from nas.checks import check
 from nas.config.config import Config
 from nas.exits import Infeasible
-from nas.records import Conditions, from_json
+from nas.records import from_json
 from nas.results import SearchResult
 from nas.search.storage import open_storage
 from search_spaces.space import Arch, Space
@@ -29,17 +31,21 @@ class Pick:
     study: str | None  # None if it is from a file
 
 
-def pick_arch(config: Config, run: Path, here: Conditions) -> Pick:
-    """What `pick` or `arch` names.
+def pick_arch(config: Config, run: Path, here: Mapping[str, object]) -> Pick:
+    """What `pick` or `arch` names, or the only subnet of a run that has one alone.
 
-    What a search found holds for the weights and the target that it was made with: `here`. Raises
-    Infeasible where it found nothing.
+    What a search found holds for the weights and the target that it was made with: `here` has some
+    of the fields of `Conditions`. Raises Infeasible where it found nothing.
     """
     if config.arch:
         return Pick(read_arch(config.space, Path(config.arch)), config.budget, None)
+    only = config.paths(space=config.space).only
+    if only is not None:
+        check("pick", config.pick == "best", f"best: {run} has one subnet alone", config.pick)
+        return Pick(only, config.budget, None)
     found = read_search(config.space, run)
-    for key, rule in SAME.items():
-        there, wanted = getattr(found.conditions, key), getattr(here, key)
+    for key, wanted in here.items():
+        there, rule = getattr(found.conditions, key), SAME[key]
         if there != wanted:
             raise ValueError(
                 f"pick must follow a search {rule} ({wanted}); nas search run={run} makes one, "

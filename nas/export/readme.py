@@ -53,7 +53,7 @@ def model_card(
         rebuild(result.arch, supernet),
         "## Score\n",
         f"- this subnet: {score_line(result.test)}",
-        f"- the largest subnet: {score_line(result.largest_test)}\n",
+        f"- the largest subnet: {score_line(result.largest_test)}\n" if result.largest_test else "",
         "## Parameters\n",
         "Elements. Sharing lowers what is stored, not FLOPs and not memory at run time.\n",
         parameter_table(result),

@@ -25,7 +25,7 @@ from nas.export.readme import model_card
 from nas.files import sync
 from nas.hardware.device import training_device
 from nas.measure.meter import Meter, open_meter
-from nas.records import Costs, to_json
+from nas.records import Costs, Score, to_json
 from nas.results import ExportResult, Verdict
 from nas.search.study import conditions
 from nas.train.weights import load_data, load_supernet
@@ -52,7 +52,7 @@ def export(config: Config, run: Path, console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, step = load_supernet(config, run, say)
     with closing(open_meter(config, run, supernet)) as meter:
-        pick = pick_arch(config, run, conditions(step, supernet, meter.card))
+        pick = pick_arch(config, run, vars(conditions(step, supernet, meter.card)))
         device = training_device(config.train)
         data = load_data(config, run, device)
         batch = next(iter(data.eval_batches("val", NUM_INPUTS)))
@@ -182,8 +182,7 @@ def describe(
     known, costs = meter.costs(pick.arch), meter.costs_afresh(pick.arch, model)
     runtimes = meter.across_runtimes(model, config.target.compare)
     device = training_device(config.train)
-    largest = meter.supernet.extract(meter.largest).to(device)
-    largest = calibrated(largest, data, config.data.batch_size)
+    is_alone = config.paths(space=config.space).only is not None
     source = f"arch={config.arch}" if config.arch else f"pick={config.pick}"
     is_fresh = costs.measurement != known.measurement
     return ExportResult(
@@ -192,7 +191,7 @@ def describe(
         task=data.task.facts(),
         data=asdict(config.data),
         test=evaluate(model.to(device), data, "test"),
-        largest_test=evaluate(largest, data, "test"),
+        largest_test=None if is_alone else test_of_largest(config, meter, data, device),
         costs=costs,
         largest_counts=meter.largest_counts,
         searched_ratio=known.measurement.ratio if is_fresh else None,
@@ -205,6 +204,11 @@ def describe(
         command=f"nas export run={config.run} {source}",
         commit=code_version(),
     )
+
+
+def test_of_largest(config: Config, meter: Meter, data: Dataset, device: torch.device) -> Score:
+    largest = meter.supernet.extract(meter.largest).to(device)
+    return evaluate(calibrated(largest, data, config.data.batch_size), data, "test")
 
 
 def verdicts(budgets: Budgets, costs: Costs) -> tuple[Verdict, ...]:
@@ -231,10 +235,11 @@ def replace_folder(source: Path, target: Path) -> None:
 def summary(result: ExportResult[Arch], folder: Path) -> str:
     test, known = result.test, result.costs.measurement
     text, before = test.metric.text, result.searched_ratio
+    largest = result.largest_test
+    beside = f" (largest subnet {text(largest.value)})" if largest else ""
     lines = [
         f"{folder}: test {test.metric.words} {text(test.value)} [{text(test.low)}, "
-        f"{text(test.high)}] of {test.num_examples} examples (largest subnet "
-        f"{text(result.largest_test.value)})"
+        f"{text(test.high)}] of {test.num_examples} examples{beside}"
     ]
     if before:
         lines.append(

@@ -30,7 +30,7 @@ from nas.search.study import fingerprint
 from nas.tracking import progress
 from nas.train.checkpoint import SNAPSHOTS, Damaged, read
 from nas.train.optimization import is_finite
-from nas.train.weights import load_data, load_state, new_supernet
+from nas.train.weights import check_supernet, load_data, load_state, new_supernet
 from search_spaces.space import Arch
 from supernet.parameter_counts import count
 from supernet.sampling.paths import State
@@ -73,6 +73,7 @@ def rank_alone(config: Config, run: Path, console: Console) -> None:
     begin = time.monotonic()
     say = partial(console.print, markup=False, soft_wrap=True)
     settings = config.rank
+    check_supernet(config)
     if not settings.table and not settings.standalone:
         raise ValueError("rank.table or rank.standalone must be given, got neither")
     states = open_states(run, say)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -23,24 +24,13 @@ from nas.seeds import mixed_seed
 from nas.tracking import Bar, progress
 from nas.train.training import Training
 from nas.train.weights import new_supernet
-from search_spaces.space import Arch, ArchT
+from search_spaces.space import Arch, to_record
 from supernet.losses import Labels
 from supernet.sampling.examples import UniformData
-from supernet.sampling.paths import Path as SampledPath
-from supernet.sampling.paths import PathSampler
+from supernet.sampling.paths import SinglePath
 
 # Settings that only the training of a supernet reads.
 UNUSED = ("train.eval_every", "train.probes", "train.snapshots", "train.variance_draws")
-
-
-class OnePath(PathSampler[ArchT]):
-    """The same subnet at every step."""
-
-    def __init__(self, arch: ArchT) -> None:
-        self.arch = arch
-
-    def draw(self, generator: Random) -> list[SampledPath[ArchT]]:
-        return [SampledPath(self.arch, "standalone")]
 
 
 def train_standalone(
@@ -112,7 +102,7 @@ def begin_alone(
 ) -> Training:
     """Of an architecture, with a seed of its place among those drawn."""
     seed = mixed_seed(config.seed, config.rank.seed, place)
-    config = replace(config, seed=seed, paths=lambda space: OnePath(arch))
+    config = replace(config, seed=seed, paths=partial(SinglePath, to_record(arch)))
     # The initial weights of its own supernet: each family's own, and no one else's.
     return Training(config, new_supernet(config).extract(arch), data, device)
 

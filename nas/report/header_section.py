@@ -49,7 +49,9 @@ def chosen_subnet(files: RunFiles) -> str:
         missed = f"<p>No evaluated subnet meets every budget: {text(words)}.</p>"
     if export:
         largest = export.largest_test
-        note = f"largest {files.metric.text(largest.value)}, {show.evidence(largest)}"
+        note = show.evidence(export.test)
+        if largest:
+            note = f"largest {files.metric.text(largest.value)}, {show.evidence(largest)}"
         facts = tiles(export.test, note, export.costs, export.card) + chips(export.budgets)
         missed = missed and f"{missed}<p>Exported before, or picked by hand:</p>"
         made = f"Exported at step {number(export.step)} by {show.code(export.command)}."

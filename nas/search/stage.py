@@ -26,7 +26,7 @@ from nas.search.storage import open_storage
 from nas.search.study import open_study, reclaim, study_name, worker_name, worker_slot
 from nas.search.trials import Trials, adopt_known, learn_from
 from nas.seeds import derive_seed
-from nas.train.weights import load_data, load_supernet
+from nas.train.weights import check_supernet, load_data, load_supernet
 from search_spaces.space import Arch, to_record
 from supernet.task import Metric
 
@@ -37,6 +37,7 @@ def search(config: Config, run: Path, console: Console) -> None:
     Raises Infeasible if no subnet meets the budgets, and Stopped after SIGINT or SIGTERM.
     """
     begin = time.monotonic()
+    check_supernet(config)
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, step = load_supernet(config, run, say)
     storage = open_storage(config, run)

@@ -26,7 +26,7 @@ from nas.train.distributed import Ranks, process_group
 from nas.train.gradient_variance import log_variance
 from nas.train.optimization import is_finite
 from nas.train.training import Training
-from nas.train.weights import check_data, keep_task, new_supernet
+from nas.train.weights import check_data, initial_weights, keep_task
 
 
 def train(config: Config, run: Path, console: Console) -> None:
@@ -57,6 +57,8 @@ def go_on(training: Training, run: Path, console: Console) -> None:
         stop_signals() as stop,
         progress(console, "train", total=training.num_steps, done=training.step) as bar,
     ):
+        if tracker and config.train.init and training.step == 0:
+            evaluate_probes(training, tracker, 0)  # what was inherited
         logged_step, logged_at = training.step, perf_counter()
         while training.step < training.num_steps:
             for batch in training.epoch_batches():
@@ -107,8 +109,10 @@ def prepare(
         data = load(config.data, config.task, seed=config.seed, device=device)
     size, rule = config.data.batch_size, f"at most the {data.num_train} training examples"
     check("data.batch_size", size <= data.num_train, rule, size)
-    training = Training(config, new_supernet(config), data, device, ranks)
-    if state := load_checkpoint(run, device, partial(console.print, markup=False, soft_wrap=True)):
+    say = partial(console.print, markup=False, soft_wrap=True)
+    supernet, teacher = initial_weights(config, say)
+    training = Training(config, supernet, data, device, ranks, teacher)
+    if state := load_checkpoint(run, device, say):
         check_data(run, data)
         training.load_state_dict(state)
     elif ranks.is_first:
@@ -135,9 +139,12 @@ def end_epoch(training: Training, tracker: Tracker) -> None:
 def evaluate_probes(training: Training, tracker: Tracker, epoch: int) -> None:
     """Scores the same few subnets on val every time, with the averaged weights."""
     config, data, metric = training.config, training.data, training.data.task.metric
-    probes = {"smallest": config.space.smallest(), "largest": config.space.largest()}
-    for name, record in config.train.probes.items():
-        probes[name] = config.space.from_record(record)
+    records = config.train.probes.items()
+    probes = {name: config.space.from_record(record) for name, record in records}
+    ends = {"smallest": config.space.smallest(), "largest": config.space.largest()}
+    probes = ends | probes
+    if training.paths.only is not None:  # no other has weights
+        probes = {"subnet": training.paths.only}
     found = []
     for name, arch in probes.items():
         plain = training.ema.module.extract(arch).to(training.device)

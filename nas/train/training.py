@@ -33,7 +33,8 @@ from supernet.task import Batch
 class Training:
     """Everything that changes while training: what a checkpoint holds, the same on all ranks.
 
-    `network` is a supernet, or a plain model whose paths are all the same one. Each rank learns
+    `network` is a supernet, or a plain model whose paths are all the same one. The largest subnet
+    of a frozen `teacher` teaches where config.distillation says so. Each rank learns
     from its part of every batch, and from what the others found in theirs. The gradients are
     averaged once a step, and once for each path whose norm is needed, rather than by
     DistributedDataParallel, which expects one backward pass through the same weights every step.
@@ -47,9 +48,11 @@ class Training:
         data: Dataset,
         device: torch.device,
         ranks: Ranks = ALONE,
+        teacher: Supernet[Arch] | None = None,
     ) -> None:
         settings = config.train
         self.config = config
+        self.teacher = teacher.to(device).requires_grad_(False) if teacher else None
         self.data = data
         self.device = device
         self.bf16 = uses_bf16(settings.precision, device)
@@ -172,7 +175,7 @@ class Training:
         task, teach = self.data.task, self.config.distillation
         scored = self.data_sampler.needs_scores
         self.optimizer.zero_grad()
-        losses, scores, norms, teacher = [], [], [], None
+        losses, scores, norms, teacher = [], [], [], self.taught(batch)
         for path in paths:
             outputs = self.forward(batch, path)
             if scored:
@@ -190,7 +193,7 @@ class Training:
             losses.append(loss.detach())
             if scored:
                 scores.append(output_gradient_norms(outputs, weights * (scale / len(weights))))
-            if path.role == "largest":
+            if path.role == "largest" and self.teacher is None:
                 teacher = outputs.detach()
         self.fill_gradients()
         self.average_gradients(ranks)  # once more for some paths, which changes nothing
@@ -201,6 +204,15 @@ class Training:
         arch = {"arch": path.arch} if isinstance(self.network, Supernet) else {}
         with autocast(self.device, enabled=self.bf16):
             outputs: Tensor = self.network(*batch.inputs, **arch)
+        return outputs
+
+    @torch.no_grad()
+    def taught(self, batch: Batch) -> Tensor | None:
+        """Outputs of the frozen teacher's largest subnet, None without one."""
+        if self.teacher is None:
+            return None
+        with autocast(self.device, enabled=self.bf16):
+            outputs: Tensor = self.teacher(*batch.inputs, arch=self.config.space.largest())
         return outputs
 
     def weights_of(self, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -24,6 +25,34 @@ def new_supernet(config: Config) -> Supernet[Arch]:
     return config.supernet.from_config(
         config.space, config.task, config.source, generator=generator
     )
+
+
+def initial_weights(
+    config: Config, warn: Callable[[str], None]
+) -> tuple[Supernet[Arch], Supernet[Arch] | None]:
+    """The supernet that training begins with, and the frozen one that teaches it, if one does.
+
+    Raises ValueError for a run in train.init that cannot give them.
+    """
+    supernet = new_supernet(config)
+    if not config.train.init:
+        return supernet, None
+    init = Path(config.train.init)
+    state = load_state(init, warn)
+    try:
+        supernet.load_state_dict(state["ema"])
+    except RuntimeError as error:  # names every tensor that is missing or of another shape
+        rule = "a run of the same space, source and sizes of data"
+        raise ValueError(f"train.init must be {rule}, got {init}: {error}") from error
+    if config.distillation.teacher != "init":
+        return supernet, None
+    return supernet, deepcopy(supernet)
+
+
+def check_supernet(config: Config) -> None:
+    """Raises ValueError for a run whose training saw one subnet alone."""
+    only = config.paths(space=config.space).only
+    check("run", only is None, "of a supernet (nas train)", f"{config.run}, of one subnet alone")
 
 
 def load_data(config: Config, run: Path, device: torch.device) -> Dataset:

@@ -65,6 +65,7 @@ class PathSampler(Stateful, ABC, Generic[ArchT]):
 
     begins_with_largest = False  # so that its outputs can teach the others of the step
     norms: Norms = "none"
+    only: ArchT | None = None  # the subnet that is trained, where it is always the same
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Takes what was learned into use; `epoch` counts from 0."""
@@ -95,6 +96,18 @@ class UniformPaths(PathSampler[ArchT]):
 
     def draw(self, generator: Random) -> list[Path[ArchT]]:
         return [Path(self.space.sample(generator), "random")]
+
+
+class SinglePath(PathSampler[ArchT]):
+    """The same subnet at every step, given by its JSON record."""
+
+    def __init__(self, arch: Mapping[str, object], *, space: Space[ArchT]) -> None:
+        if not isinstance(arch, Mapping):
+            raise ValueError(f"arch must be a mapping, an architecture, got {arch!r}")
+        self.only = space.from_record(arch)
+
+    def draw(self, generator: Random) -> list[Path[ArchT]]:
+        return [Path(self.only, "single")]
 
 
 class SandwichPaths(PathSampler[ArchT]):
