@@ -152,7 +152,7 @@ def check_training(config: Config) -> None:
     paths = config.paths(space=config.space)
     check("paths", hasattr(paths, "draw"), "a path sampler", paths)
     rule = "the run whose largest subnet teaches (distillation)"
-    check("train.init", distillation.teacher != "init" or config.train.init, rule, "none")
+    check("train.init", distillation.teacher != "init" or config.train.init != "", rule, "none")
     if distillation.teacher == "step" and not paths.begins_with_largest:
         raise ValueError(
             "distillation must be none unless paths begin with the largest subnet, which teaches "

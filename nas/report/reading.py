@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,15 @@ from nas.config.instantiate import build, build_space
 from nas.config.run_folder import read_settings
 from nas.files import read_records
 from nas.records import Candidate, checked, from_json, to_json
-from nas.report.run_files import Logged, Measured, Probabilities, RunFiles, Settings
+from nas.report.run_files import (
+    Alone,
+    AloneSettings,
+    Logged,
+    Measured,
+    Probabilities,
+    RunFiles,
+    Settings,
+)
 from nas.results import ExportResult, RankResult, SearchResult
 from search_spaces.space import Arch, Space
 from supernet.task import Task
@@ -49,7 +57,29 @@ def read_run(run: Path) -> RunFiles:
         is_outdated=outdated,
         probabilities=reader.file(Probabilities, "paths.json", "train"),
         rank=reader.file(RankResult, "rank.json", "rank"),
+        alone=tuple(read_alone(path, reader) for path in alone_folders(run)),
     )
+
+
+def alone_folders(run: Path) -> list[Path]:
+    """Those that nas finetune makes in a run, as far as it has begun to train there."""
+    found = sorted((*run.glob("finetuned*"), *run.glob("scratch*")))
+    return [path for path in found if (path / "metrics.jsonl").is_file()]
+
+
+def read_alone(folder: Path, reader: "Reader") -> Alone:
+    where = str(folder / "config.yaml")
+    settings = checked(AloneSettings, read_settings(folder), where)
+    try:
+        arch = reader.space.from_record(settings.paths.arch)
+    except ValueError as error:
+        raise ValueError(f"{where}: paths.arch: {error}") from error
+    lines = replace(reader, run=folder).logged()
+    evals = tuple(line for line in lines if line.kind == "eval")
+    for line in evals:
+        known = {reader.metric["name"], "low", "high"} <= line.figures.keys()
+        check(f"{folder}/metrics.jsonl", known, "evaluations with low and high", line.figures)
+    return Alone(arch, bool(settings.train.init), settings.train.epochs, evals)
 
 
 def is_outdated(export: ExportResult[Arch], search: SearchResult[Arch]) -> bool:

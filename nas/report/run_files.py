@@ -33,6 +33,31 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class OnlyPath:
+    __pydantic_config__ = SOME
+
+    arch: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Length:
+    __pydantic_config__ = SOME
+
+    init: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class AloneSettings:
+    """What the page tells of the config.yaml of one subnet's run."""
+
+    __pydantic_config__ = SOME
+
+    paths: OnlyPath
+    train: Length
+
+
+@dataclass(frozen=True)
 class Logged:
     """A line of metrics.jsonl, of one of `KINDS`; an evaluation is of one probe."""
 
@@ -78,6 +103,16 @@ class Probabilities:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A run within the run, of one subnet: its evaluations, from the supernet's weights or none."""
+
+    arch: Arch
+    inherits: bool
+    epochs: int
+    logged: tuple[Logged, ...]
+
+
+@dataclass(frozen=True)
 class RunFiles:
     """A run's files; None or empty where a stage has not made one."""
 
@@ -95,6 +130,7 @@ class RunFiles:
     is_outdated: bool  # there is an export, but of an earlier search: `export` is None
     probabilities: Probabilities | None
     rank: RankResult[Arch] | None
+    alone: tuple[Alone, ...]  # finetuned*/ and scratch*/
 
     @property
     def metric(self) -> Metric:

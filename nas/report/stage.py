@@ -12,6 +12,7 @@ from nas.checks import check
 from nas.files import write_atomic
 from nas.report.arch_section import architecture, counts
 from nas.report.choice_section import choice
+from nas.report.finetune_section import finetuning
 from nas.report.header_section import header, run_name
 from nas.report.latency_section import latency
 from nas.report.pareto_section import pareto
@@ -25,7 +26,7 @@ from nas.report.sampling_section import sampling
 from nas.report.show import text
 from nas.report.training_section import training
 
-SEARCHED = (header, pareto, against_random, choice, predictions, runtimes)
+SEARCHED = (header, pareto, against_random, choice, finetuning, predictions, runtimes)
 MADE = (training, sampling, ranking, latency, architecture, counts)
 
 POLICY = (

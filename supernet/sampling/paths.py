@@ -104,10 +104,10 @@ class SinglePath(PathSampler[ArchT]):
     def __init__(self, arch: Mapping[str, object], *, space: Space[ArchT]) -> None:
         if not isinstance(arch, Mapping):
             raise ValueError(f"arch must be a mapping, an architecture, got {arch!r}")
-        self.only = space.from_record(arch)
+        self.only = self.arch = space.from_record(arch)
 
     def draw(self, generator: Random) -> list[Path[ArchT]]:
-        return [Path(self.only, "single")]
+        return [Path(self.arch, "single")]
 
 
 class SandwichPaths(PathSampler[ArchT]):

@@ -101,7 +101,7 @@ def test_a_pick_is_the_best_or_a_finished_trial_of_the_last_search(
 
     def picked(name: str) -> object:
         config.pick = name
-        pick = pick_arch(config, run, here)
+        pick = pick_arch(config, run, vars(here))
         assert (pick.budgets, pick.study) == (budgets, found.study)
         return pick.arch
 
