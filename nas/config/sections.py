@@ -34,8 +34,8 @@ def check_threads(key: str, threads: int) -> None:
 
 @dataclass
 class DataConfig:
-    name: str  # digits, image_folder, cifar10, cifar100
-    root: str  # folder of the images; unused by digits
+    name: str  # digits, cluttered_digits, image_folder, cifar10, cifar100
+    root: str  # folder of the images; unused by digits and cluttered_digits
     targets: str  # csv of numbers to predict, below root or absolute; empty for classes
     columns: list[str]  # of targets, what is predicted
     img_size: int  # pixels
@@ -56,9 +56,10 @@ class DataConfig:
     cutmix: float  # alpha, 0 for none
 
     def __post_init__(self) -> None:
-        check_named("data.name", self.name, "digits", "image_folder", "cifar10", "cifar100")
-        rule = f"set for all but digits ({self.name})"
-        check("data.root", bool(self.root) == (self.name != "digits"), rule, self.root)
+        made = "digits", "cluttered_digits"
+        check_named("data.name", self.name, *made, "image_folder", "cifar10", "cifar100")
+        rule = f"set for all but digits and cluttered_digits ({self.name})"
+        check("data.root", bool(self.root) == (self.name not in made), rule, self.root)
         self.check_targets()
         check_positive("data.", self, "img_size", "in_chans", "batch_size", "resident_mib")
         # A stranger's configuration is tried out with an image.

@@ -21,6 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from nas.checks import check
 from nas.config.sections import DataConfig
+from nas.data.cluttered_digits import COUNTS, SIDE, cluttered
 from nas.data.image_targets import read_targets
 
 Split = Literal["train", "val", "test"]
@@ -51,7 +52,11 @@ def open_source(config: DataConfig, generator: Generator) -> Source:
     channels = tuple(MODES)
     check("data.in_chans", config.in_chans in channels, f"one of {channels}", config.in_chans)
     folder = open_listed if config.targets else open_folder
-    openers = {"digits": open_digits, "image_folder": folder}
+    openers = {
+        "digits": open_digits,
+        "cluttered_digits": open_cluttered,
+        "image_folder": folder,
+    }
     return openers.get(config.name, open_cifar)(config, generator)
 
 
@@ -66,6 +71,26 @@ def open_digits(config: DataConfig, generator: Generator) -> Source:
     names = tuple(str(digit) for digit in range(10))
     splits = make_splits(config, by_class(targets, names), generator)
     return Source(partial(read_pixels, pixels, "L"), targets, names, splits, pixels)
+
+
+def open_cluttered(config: DataConfig, generator: Generator) -> Source:
+    """Images of 24x24 pixels made of scikit-learn's digits; no scan is in two splits."""
+    facts = {"img_size": SIDE, "in_chans": 1, "num_classes": 10}
+    for key, value in facts.items():
+        check(f"data.{key}", getattr(config, key) == value, f"{value} for it", getattr(config, key))
+    digits = load_digits()
+    scans = torch.from_numpy(digits.images * (255 / 16))
+    classes, names = torch.from_numpy(digits.target).long(), tuple(map(str, range(10)))
+    parts = make_splits(config, by_class(classes, names), generator)
+    pixels, targets, splits, begin = [], [], {}, 0
+    for split, numbers in parts.items():
+        images, chosen = cluttered(scans[numbers], generator, COUNTS[split])
+        pixels.append(images)
+        targets.append(classes[numbers][chosen])
+        splits[split] = torch.arange(begin, begin + len(images))
+        begin += len(images)
+    images = torch.cat(pixels)
+    return Source(partial(read_pixels, images, "L"), torch.cat(targets), names, splits, images)
 
 
 def open_cifar(config: DataConfig, generator: Generator) -> Source:
