@@ -49,7 +49,8 @@ def renewed_settings(settings: Mapping[str, object]) -> dict[str, object]:
     space, data, train, target = (found.get(key) for key in ("space", "data", "train", "target"))
     if not (isinstance(space, dict) and isinstance(data, dict) and isinstance(train, dict)):
         return found
-    train.setdefault("init", "")
+    for key, value in {"init": "", "update": "step"}.items():
+        train.setdefault(key, value)
     if "patch_size" not in data or "label_smoothing" not in train:
         return found
     patch_size, smoothing = data.pop("patch_size"), train.pop("label_smoothing")

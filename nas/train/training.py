@@ -1,6 +1,7 @@
 """One training: everything that changes while it runs, and what a step does."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from random import Random
@@ -28,6 +29,17 @@ from supernet.sampling.gradients import (
 from supernet.sampling.paths import Path, State
 from supernet.supernet import Supernet
 from supernet.task import Batch
+
+
+@dataclass(eq=False)
+class Passed:
+    """What the passes of some paths left besides the gradient."""
+
+    teacher: Tensor | None  # outputs (B, ...) that teach the next path
+    losses: list[Tensor] = field(default_factory=list)  # of each path
+    scores: list[Tensor] = field(default_factory=list)  # (B,) of each, if the data sampler asks
+    # Of each random path's gradient alone, where paths share it and their sampler asks.
+    norms: list[PathNorms] = field(default_factory=list)
 
 
 class Training:
@@ -125,79 +137,96 @@ class Training:
         return self.data.train_batches(part, batch_size=size // world, seed=seed, start=start)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update of the weights from one batch, of which a rank has its part, and its paths.
+        """One step from one batch, of which a rank has its part, and its paths.
 
-        Raises Diverged for a loss or a gradient that is not finite, before it moves the weights.
+        The weights move once, by the mean of the paths' gradients, or after each path
+        (train.update). Raises Diverged for a loss or a gradient that is not finite, before it moves
+        the weights by it.
         """
         paths = self.paths.draw(self.path_generator)
-        losses, scores, norms = self.backward(batch, self.weights_of(batch), paths, self.ranks)
-        norm = gradient_norm(self.parameters)
-        # A path alone in the step left the gradient that its norms are of.
-        needed = self.paths.norms if len(paths) == 1 else "none"
+        teacher, losses, scores, norm = self.taught(batch), [], [], 0.0
+        self.scheduler.step_update(self.step)
+        for group in [paths] if self.config.train.update == "step" else [[p] for p in paths]:
+            passed = self.backward(batch, self.weights_of(batch), group, self.ranks, teacher)
+            teacher = passed.teacher
+            path_losses, norm = self.move(group, passed)
+            losses += path_losses
+            scores += passed.scores
+        if scores:
+            mean_scores = self.ranks.gather(torch.stack(scores).mean(0))
+            self.data_sampler.observe(self.ranks.gather(batch.indices), mean_scores)
+        self.step += 1
+        self.ema.update(self.network, step=self.step)
+        lr = self.optimizer.param_groups[0]["lr"]
+        return {"loss": sum(losses) / len(paths), "grad_norm": norm, "lr": lr}
+
+    def move(self, paths: list[Path[Arch]], passed: "Passed") -> tuple[list[float], float]:
+        """Moves the weights by the gradient that `paths` left, and tells their sampler of it.
+
+        Returns each path's loss and the norm of the gradient.
+        """
+        norms, norm = passed.norms, gradient_norm(self.parameters)
+        # A path alone left the gradient that its norms are of.
+        is_alone = len(paths) == 1 and paths[0].role in ("random", "single")
+        needed = self.paths.norms if is_alone else "none"
         if needed in ("path", "choice"):
             norms = [self.norms_of(paths[0], norm)]
         largest = self.config.train.clip_grad or inf
         torch.nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
         if needed == "clipped_choice":
             norms = [self.norms_of(paths[0], norm)]
-
-        # What the samplers learn from it
-        if scores:
-            mean_scores = self.ranks.gather(torch.stack(scores).mean(0))
-            self.data_sampler.observe(self.ranks.gather(batch.indices), mean_scores)
-        found = torch.stack([*losses, norm, *(value for each in norms for value in each.values)])
+        values = (value for each in norms for value in each.values)
+        found = torch.stack([*passed.losses, norm, *values])
         self.ranks.average([found])  # the losses; the norms are equal already
-        figures = found.tolist()  # the step's one wait
+        figures = found.tolist()  # the one wait
         path_losses, total_norm = figures[: len(paths)], figures[len(paths)]
         self.refuse_divergence(paths, path_losses, total_norm)
         rest = iter(figures[len(paths) + 1 :])
         for each in norms:
             values = list(islice(rest, len(each.values)))
             self.paths.observe(each.path, each.read(values, each.path.weight / len(paths)))
-
-        # The weights
-        self.scheduler.step_update(self.step)
         self.optimizer.step()
-        self.step += 1
-        self.ema.update(self.network, step=self.step)
-        lr = self.optimizer.param_groups[0]["lr"]
-        return {"loss": sum(path_losses) / len(paths), "grad_norm": total_norm, "lr": lr}
+        return path_losses, total_norm
 
     def backward(
-        self, batch: Batch, weights: Tensor, paths: list[Path[Arch]], ranks: Ranks = ALONE
-    ) -> tuple[list[Tensor], list[Tensor], list[PathNorms]]:
+        self,
+        batch: Batch,
+        weights: Tensor,
+        paths: list[Path[Arch]],
+        ranks: Ranks = ALONE,
+        teacher: Tensor | None = None,
+    ) -> "Passed":
         """Leaves the gradient of the paths' mean weighted loss, averaged over `ranks`.
 
-        Returns each path's loss, each path's scores of the examples if the data sampler needs them,
-        and, where paths share the step and their sampler asks for it, the norms of each random
-        path's gradient alone.
+        `teacher` has the outputs that teach until the largest subnet's own are there.
         """
         task, teach = self.data.task, self.config.distillation
         scored = self.data_sampler.needs_scores
         self.optimizer.zero_grad()
-        losses, scores, norms, teacher = [], [], [], self.taught(batch)
+        passed = Passed(teacher)
         for path in paths:
             outputs = self.forward(batch, path)
             if scored:
                 outputs.retain_grad()
             hard_loss = task.training_loss(outputs, batch.targets)
-            loss = (weights * teach(task, outputs, hard_loss, teacher)).mean()
+            loss = (weights * teach(task, outputs, hard_loss, passed.teacher)).mean()
             scale = path.weight / len(paths)
             if path.role == "random" and self.paths.norms != "none" and len(paths) > 1:
                 with alone(self.parameters):
                     (scale * loss).backward()
                     self.average_gradients(ranks)
-                    norms.append(self.norms_of(path, gradient_norm(self.parameters)))
+                    passed.norms.append(self.norms_of(path, gradient_norm(self.parameters)))
             else:
                 (scale * loss).backward()
-            losses.append(loss.detach())
+            passed.losses.append(loss.detach())
             if scored:
-                scores.append(output_gradient_norms(outputs, weights * (scale / len(weights))))
+                of_each = output_gradient_norms(outputs, weights * (scale / len(weights)))
+                passed.scores.append(of_each)
             if path.role == "largest" and self.teacher is None:
-                teacher = outputs.detach()
+                passed.teacher = outputs.detach()
         self.fill_gradients()
         self.average_gradients(ranks)  # once more for some paths, which changes nothing
-        return losses, scores, norms
+        return passed
 
     def forward(self, batch: Batch, path: Path[Arch]) -> Tensor:
         """Outputs of the path's subnet, which a plain model is already."""

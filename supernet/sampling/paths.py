@@ -114,6 +114,7 @@ class SandwichPaths(PathSampler[ArchT]):
     """The largest subnet, `num_random` random ones, and the smallest, in that order.
 
     `random` draws the random ones: a factory, called with `space`, of a sampler of single paths.
+    For a share `largest_first` of the epochs the largest learns alone.
     Yu & Huang, 2019, https://arxiv.org/abs/1903.05134.
     """
 
@@ -123,13 +124,17 @@ class SandwichPaths(PathSampler[ArchT]):
         self,
         num_random: int,
         random: Callable[..., PathSampler[ArchT]] = UniformPaths,
+        largest_first: float = 0.0,
         *,
         space: Space[ArchT],
     ) -> None:
         if not isinstance(num_random, int) or isinstance(num_random, bool) or num_random < 0:
             raise ValueError(f"num_random must be an integer of at least 0, got {num_random!r}")
+        if not 0 <= largest_first < 1:
+            raise ValueError(f"largest_first must be in [0, 1), got {largest_first}")
         self.space = space
         self.num_random = num_random
+        self.largest_first, self.largest_alone = largest_first, False
         self.random = random(space=space)
         if self.random.begins_with_largest or self.random.norms == "clipped_choice":
             raise ValueError(
@@ -139,10 +144,13 @@ class SandwichPaths(PathSampler[ArchT]):
         self.norms: Norms = self.random.norms
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.largest_alone = epoch < self.largest_first * epochs
         self.random.begin_epoch(epoch, epochs)
 
     def draw(self, generator: Random) -> list[Path[ArchT]]:
         largest = Path(self.space.largest(), "largest")
+        if self.largest_alone:
+            return [largest]
         smallest = Path(self.space.smallest(), "smallest")
         randoms = [path for _ in range(self.num_random) for path in self.random.draw(generator)]
         return [largest, *randoms, smallest]
@@ -157,7 +165,9 @@ class SandwichPaths(PathSampler[ArchT]):
         return self.random.option_probabilities()
 
     def state_dict(self) -> State:
-        return self.random.state_dict()
+        return {"largest_alone": self.largest_alone, **self.random.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        self.random.load_state_dict(state)
+        self.largest_alone = state.get("largest_alone", False)  # earlier versions had no such share
+        own = {name: value for name, value in state.items() if name != "largest_alone"}
+        self.random.load_state_dict(own)
