@@ -58,10 +58,7 @@ FAMILIES = {
         "train.lr=0.1",
     ),
 }
-OURS = {
-    "vit": ("paths=importance", "examples=importance"),
-    "nasbench201": ("paths=candidates", "examples=importance"),
-}
+OURS = ("paths=importance", "examples=importance")
 PUBLISHED = ("paths=published", "examples=published")
 STAGES = {"one_third": 1 / 3, "two_thirds": 2 / 3, "end": 1.0}
 SETTLING = 4  # epochs of observation after which the published samplers are measured
@@ -102,7 +99,7 @@ def measure_family(family: str, options: argparse.Namespace) -> dict[str, dict[s
     if family == "nasbench201":
         folder = Path(tempfile.gettempdir(), f"cifar10_{IMAGES_PER_CLASS}")
         overrides.append(f"data.root={unpack(options.cifar10, folder, IMAGES_PER_CLASS)}")
-    config = parse(compose_config([*overrides, *OURS[family]]))
+    config = parse(compose_config([*overrides, *OURS]))
     published = parse(compose_config([*overrides, *PUBLISHED]))
     device = torch.device("cpu")
     data = load(config.data, config.task, seed=config.seed, device=device)

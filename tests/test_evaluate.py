@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import log, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,10 @@ class FewImages:
             yield Batch((images,), self.targets[split][chosen], chosen)
 
 
+def few_images(**changes: Any) -> Any:
+    return FewImages(**changes)
+
+
 class Answers(nn.Module):
     """Scores log 4 for the class in ANSWERS and 0 for the others, thus probability 4 / 6."""
 
@@ -62,7 +67,7 @@ class Answers(nn.Module):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 512])
 def test_score_and_loss_are_means_over_the_examples(batch_size: int) -> None:
-    score = evaluate(Answers(), FewImages(), "val", batch_size=batch_size)
+    score = evaluate(Answers(), few_images(), "val", batch_size=batch_size)
     assert (score.split, score.num_examples, score.complete) == ("val", 7, True)
     assert score.metric == CLASSES.metric
     assert score.value == 4 / 7
@@ -70,7 +75,7 @@ def test_score_and_loss_are_means_over_the_examples(batch_size: int) -> None:
 
 
 def test_the_split_that_is_asked_for_is_evaluated() -> None:
-    score = evaluate(Answers(), FewImages(), "test")
+    score = evaluate(Answers(), few_images(), "test")
     assert (score.split, score.num_examples, score.value) == ("test", 2, 1 / 2)
 
 
@@ -82,7 +87,7 @@ def test_the_network_is_evaluated_without_gradients_on_examples_in_a_random_orde
         modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
         return Answers()(images)
 
-    evaluate(watched, FewImages(), "val", batch_size=4)
+    evaluate(watched, few_images(), "val", batch_size=4)
     assert modes == [(False, True)] * 2
     order = torch.randperm(7, generator=Generator().manual_seed(ORDER_SEED))
     assert seen == order.tolist() != sorted(seen)
@@ -91,12 +96,12 @@ def test_the_network_is_evaluated_without_gradients_on_examples_in_a_random_orde
 def test_evaluation_changes_no_weight_and_no_statistic() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(1), nn.Linear(1, C)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate(model, FewImages(), "val")
+    evaluate(model, few_images(), "val")
     assert_close(model.state_dict(), before, atol=0, rtol=0)
 
 
 def test_the_interval_is_the_tasks() -> None:
-    score = evaluate(Answers(), FewImages(), "val")
+    score = evaluate(Answers(), few_images(), "val")
     z, p, n = 1.959963984540054, 4 / 7, 7
     centre, half = p + z**2 / (2 * n), z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = [(centre + sign * half) / (1 + z**2 / n) for sign in (-1, 1)]  # Wilson's
@@ -123,7 +128,7 @@ def test_what_fills_no_whole_batch_is_left_out_and_told() -> None:
         sizes.append(len(images))
         return Answers()(images)
 
-    score = evaluate(watched, FewImages(), "val", batch_size=5, whole_batches=True)
+    score = evaluate(watched, few_images(), "val", batch_size=5, whole_batches=True)
     assert sizes == [3, 3]
     assert (score.num_examples, score.complete) == (6, False)
 
@@ -140,7 +145,7 @@ def guess(images: Tensor) -> Tensor:
 
 
 def test_a_hopeless_network_is_not_evaluated_to_the_end() -> None:
-    data = FewImages(targets=MANY)
+    data = few_images(targets=MANY)
     whole = evaluate(guess, data, "val", batch_size=50)
     assert whole.value == 1 / 4
     assert evaluate(guess, data, "val", batch_size=50, floor=0.2) == whole
@@ -155,7 +160,7 @@ def test_of_an_error_little_is_hoped_for() -> None:
     task = Regression(columns=["age"], **IMAGES)  # type: ignore[arg-type]
     targets = torch.linspace(0, 10, 1000)[:, None]
     task = task.fitted(targets, ("age",))
-    data = FewImages(task=task, targets={"val": targets})
+    data = few_images(task=task, targets={"val": targets})
 
     def mean_of_all(images: Tensor) -> Tensor:
         return torch.zeros(len(images), 1)  # in units of the standard deviation

@@ -11,7 +11,6 @@ from nas.checks import check
 
 MOVED = {  # classes: the module that each was in, and is in
     "Atoms": ("supernet.sources", "supernet.sources.atoms"),
-    "CandidatePaths": ("supernet.candidate_paths", "supernet.sampling.candidate_paths"),
     "Factors": ("supernet.sources", "supernet.sources.low_rank"),
     "FactorisedPaths": ("supernet.path_importance", "supernet.sampling.path_importance"),
     "Free": ("supernet.sources", "supernet.sources.atoms"),
@@ -99,4 +98,6 @@ def renewed_classes(node: object) -> object:
         return {key: renewed_classes(value) for key, value in node.items()}
     if isinstance(node, list):
         return [renewed_classes(value) for value in node]
+    if str(node).endswith(".candidate_paths.CandidatePaths"):
+        check("paths", False, "one that is still here: candidates was deleted", node)
     return CLASSES.get(node, node) if isinstance(node, str) else node

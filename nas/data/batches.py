@@ -5,9 +5,10 @@ split, its *number* through all images of the data set.
 """
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 import torch.utils.data
@@ -36,29 +37,40 @@ __all__ = ["Dataset", "Split", "load"]
 SPLITS, EXAMPLES, AUGMENTATION, MIXUP = range(4)
 
 
-class Dataset(Protocol):
+@dataclass(frozen=True, eq=False)
+class Dataset(ABC):
     """A data set as batches on the device.
 
     Inputs are images (B, C, H, W) float32, normalised. Targets are classes (B,) int64, in training
     with mixup or cutmix probabilities (B, num_classes), or numbers (B, T) float32.
     """
 
-    @property
-    def task(self) -> Task:
-        """What is learned, fitted to the targets of the train split."""
-        ...
+    task: Task  # what is learned, fitted to the targets of the train split
+    config: DataConfig
+    source: Source
+    mixup: Mixup | None
 
     @property
     def num_train(self) -> int:
         """Examples of the train split."""
-        ...
+        return self.num_examples("train")
 
-    def num_examples(self, split: Split) -> int: ...
+    def num_examples(self, split: Split) -> int:
+        return len(self.source.splits[split])
 
-    def unmixed(self) -> "Dataset":
+    def unmixed(self) -> Self:
         """The same without mixup and cutmix, whose images would shift the statistics of norms."""
-        ...
+        return replace(self, mixup=None)
 
+    def mix(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Images, changed in place, and targets after mixup or cutmix."""
+        if self.mixup is None:
+            return images, targets
+        with seeded(seed):
+            mixed: tuple[Tensor, Tensor] = self.mixup(images, targets)
+        return mixed
+
+    @abstractmethod
     def train_batches(
         self, indices: Tensor, *, batch_size: int, seed: int, start: int = 0
     ) -> Iterator[Batch]:
@@ -68,8 +80,8 @@ class Dataset(Protocol):
         allowed; those at the end that fill no batch are dropped. A batch depends on `indices`,
         `seed` and its number alone, so give each epoch a seed of its own.
         """
-        ...
 
+    @abstractmethod
     def eval_batches(
         self, split: Split, batch_size: int, *, order: Tensor | None = None
     ) -> Iterator[Batch]:
@@ -77,7 +89,6 @@ class Dataset(Protocol):
 
         They follow each other by number, so often by class, or as positions in `order` (n,) do.
         """
-        ...
 
 
 def load(config: DataConfig, task: Task, *, seed: int, device: torch.device) -> Dataset:
@@ -108,35 +119,7 @@ def is_resident(config: DataConfig, num_images: int) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
-    """What both loaders have."""
-
-    task: Task
-    config: DataConfig
-    source: Source
-    mixup: Mixup | None
-
-    @property
-    def num_train(self) -> int:
-        return self.num_examples("train")
-
-    def num_examples(self, split: Split) -> int:
-        return len(self.source.splits[split])
-
-    def unmixed(self) -> Self:
-        return replace(self, mixup=None)
-
-    def mix(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Images, changed in place, and targets after mixup or cutmix."""
-        if self.mixup is None:
-            return images, targets
-        with seeded(seed):
-            mixed: tuple[Tensor, Tensor] = self.mixup(images, targets)
-        return mixed
-
-
-@dataclass(frozen=True, eq=False)
-class Resident(Opened):
+class Resident(Dataset):
     """All images as one tensor on the device, which also augments them."""
 
     pixels: Tensor  # (n, C, H, W) uint8
@@ -178,7 +161,7 @@ class Resident(Opened):
 
 
 @dataclass(frozen=True, eq=False)
-class Stream(Opened):
+class Stream(Dataset):
     """Images read and augmented one by one as they are needed, in `data.workers` processes."""
 
     transform: Transform  # of training

@@ -1,6 +1,5 @@
 """What subnets of a supernet cost on the target: measured here, or known from another machine."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +28,11 @@ MOST_SESSIONS = 4  # of a subnet whose interval holds a bound
 NO_BUDGETS = Budgets()
 
 
-class Meter(ABC):
-    """Costs of the architectures of one supernet on one target.
+class Meter:
+    """Costs of the architectures of one supernet on one target, by `table`.
 
-    What was measured once, by any process, is known from then on: it stands in `table`.
+    This one knows what another machine has measured, and measures nothing. What was measured once,
+    by any process, is known from then on.
     """
 
     def __init__(self, supernet: Supernet[Arch], table: LatencyTable) -> None:
@@ -42,38 +42,42 @@ class Meter(ABC):
         self._counts = {self.largest: self.largest_counts}
 
     @property
-    @abstractmethod
     def passes_s(self) -> float:
         """Seconds that this process has spent in timed passes and those for memory."""
+        return 0.0
 
     @property
-    @abstractmethod
     def unwatched(self) -> str:
         """Why nobody watches for a throttled clock; empty if somebody does, or none is timed."""
+        return ""
 
-    @abstractmethod
     def archs(self) -> list[Arch] | None:
         """All that may be proposed, None for the whole space."""
+        return self.table.archs()
 
-    @abstractmethod
     def measure(self, arch: Arch) -> Measurement:
         """What is known, or else can be measured."""
+        known = self.table.get(arch)
+        if known is None:
+            rule = f"a table that holds {to_record(arch)}; nas measure archs=... measures it there"
+            raise ValueError(f"target.table must be {rule}, got {self.table.path}")
+        return known
 
-    @abstractmethod
     def can_improve(self, costs: Costs) -> bool:
         """Whether more sessions may narrow the interval of the latency."""
+        return False
 
-    @abstractmethod
     def side_by_side(self, archs: Sequence[Arch]) -> list[Measurement]:
         """Each by one fresh session in which they take turns, where sessions can be had."""
+        return [self.measure(arch) for arch in archs]
 
-    @abstractmethod
     def costs_afresh(self, arch: Arch, model: nn.Module) -> Costs:
         """The costs of `arch`, by a fresh session of its plain model where one can be had."""
+        return self.costs(arch)
 
-    @abstractmethod
     def across_runtimes(self, model: nn.Module, names: Sequence[str]) -> tuple[RuntimeLatency, ...]:
         """One model's latency in several runtimes that take turns, on the table's scale."""
+        return ()
 
     def costs(self, arch: Arch, budgets: Budgets = NO_BUDGETS) -> Costs:
         """Measures what is not known, and more where the latency's interval holds a bound."""
@@ -96,7 +100,6 @@ class Meter(ABC):
         """By how much the reference's milliseconds ranged over the sessions, as a fraction."""
         return self.table.drift()
 
-    @abstractmethod
     def close(self) -> None:
         """Releases what is held on the device."""
 
@@ -108,38 +111,6 @@ class Meter(ABC):
             params_of_largest=counts.params / self.largest_counts.params,
             memory_of_largest=measurement.memory_mib / self.measure(self.largest).memory_mib,
         )
-
-
-class TableMeter(Meter):
-    """Knows what another machine has measured, and measures nothing."""
-
-    passes_s = 0.0
-    unwatched = ""
-
-    def archs(self) -> list[Arch] | None:
-        return self.table.archs()
-
-    def measure(self, arch: Arch) -> Measurement:
-        known = self.table.get(arch)
-        if known is None:
-            rule = f"a table that holds {to_record(arch)}; nas measure archs=... measures it there"
-            raise ValueError(f"target.table must be {rule}, got {self.table.path}")
-        return known
-
-    def can_improve(self, costs: Costs) -> bool:
-        return False
-
-    def side_by_side(self, archs: Sequence[Arch]) -> list[Measurement]:
-        return [self.measure(arch) for arch in archs]
-
-    def costs_afresh(self, arch: Arch, model: nn.Module) -> Costs:
-        return self.costs(arch)
-
-    def across_runtimes(self, model: nn.Module, names: Sequence[str]) -> tuple[RuntimeLatency, ...]:
-        return ()
-
-    def close(self) -> None:
-        pass
 
 
 class DeviceMeter(Sessions, Meter):
@@ -180,7 +151,7 @@ def open_meter(config: Config, run: Path, supernet: Supernet[Arch]) -> Meter:
     if target.table:
         path = Path(target.table)
         card = card_of_table(path, target, inputs)
-        return TableMeter(supernet, LatencyTable(path, card, space, sizes))
+        return Meter(supernet, LatencyTable(path, card, space, sizes))
     table = LatencyTable(run / "latency.jsonl", device_card(target, inputs), space, sizes)
     return DeviceMeter(supernet, table, inputs, effort_of(target))
 

@@ -9,7 +9,7 @@ from math import isnan, nan
 from statistics import stdev
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
 from nas.results import Estimate
@@ -29,14 +29,13 @@ SPARSE_STEP = 0.001  # of sparse tau: 0.1 percentage points of a fraction
 NUM_PREDICTED_BEST = 10  # of the best true rank
 
 
-def figures(truth: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
+def figures(truth: Floats, predicted: Floats) -> dict[str, float]:
     """Every figure of `FIGURES` by name; higher scores are better.
 
     `truth` (n,) are scores in their own unit, `predicted` (n,) of any scale. What needs two
     different values on either side is nan without them: the taus and Spearman's correlation.
-    Raises ValueError unless both are finite, equally long and not empty.
+    Both are finite and not empty.
     """
-    truth, predicted = checked(truth, predicted)
     best = in_top(truth, ceil_share(len(truth), 10))
     return {
         "tau": tau(truth, predicted),
@@ -50,7 +49,7 @@ def figures(truth: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
 
 
 def estimate(
-    truth: ArrayLike, predictions: Sequence[ArrayLike], *, resamples: int, seed: int
+    truth: Sequence[float], predictions: Sequence[Sequence[float]], *, resamples: int, seed: int
 ) -> tuple[list[dict[str, Estimate]], dict[str, Estimate]]:
     """The figures of each prediction, and their means over the predictions with their spread.
 
@@ -58,8 +57,8 @@ def estimate(
     1979), the same draws for every prediction and for every call with this seed. Draws in which a
     figure is not defined are left out.
     """
-    pairs = [checked(truth, predicted) for predicted in predictions]
-    count = len(pairs[0][0])
+    pairs = [(np.array(truth, float), np.array(predicted, float)) for predicted in predictions]
+    count = len(truth)
     generator = np.random.default_rng(seed)
     draws = np.empty((resamples, len(pairs), len(FIGURES)))  # (R, P, F)
     for draw in draws:
@@ -92,20 +91,6 @@ def with_intervals(values: Floats, draws: Floats) -> dict[str, Estimate]:
         low, high = np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else (None, None)
         estimates[name] = Estimate(None if isnan(value) else float(value), low, high)
     return estimates
-
-
-def checked(truth: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
-    truth = np.asarray(truth, dtype=np.float64)
-    predicted = np.asarray(predicted, dtype=np.float64)
-    if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
-        raise ValueError(
-            "true and predicted scores must be two vectors of the same architectures, "
-            f"got shapes {truth.shape} and {predicted.shape}"
-        )
-    for name, scores in (("true", truth), ("predicted", predicted)):
-        if not np.isfinite(scores).all():
-            raise ValueError(f"{name} scores must be finite, got {scores[~np.isfinite(scores)]}")
-    return truth, predicted
 
 
 def tau(a: Floats, b: Floats) -> float:

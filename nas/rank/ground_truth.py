@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from random import Random
 
@@ -94,9 +95,11 @@ def parse_row(record: Mapping[str, str | None], column: str, space: Space[Arch])
 
 def number(record: Mapping[str, str | None], column: str) -> float:
     try:
-        return float(record[column] or "")
-    except ValueError as error:
-        raise ValueError(f"{column} must be a number, got {record[column]!r}") from error
+        found = float(record[column] or "")
+    except ValueError:
+        found = nan
+    check(column, isfinite(found), "a number", record[column])
+    return found
 
 
 def lies_in(space: Space[Arch], arch: Arch) -> bool:

@@ -1,13 +1,12 @@
 """What became of the trials of a study, each looked into once it has ended."""
 
 from bisect import bisect, insort
-from collections.abc import Iterator
-from contextlib import suppress
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.search.storage import Unfinished
 from nas.search.study import worker_of
 from search_spaces.space import Arch, Space
 
@@ -15,37 +14,31 @@ from search_spaces.space import Arch, Space
 class History:
     """Counts and architectures of a study's trials, brought up to date by `update`.
 
-    Of a search with thousands of trials it looks at new ones and at those that are not finished:
-    even a list of all trials takes Optuna longer than the rest of what a trial takes here.
+    Of a search with thousands of trials it looks at new ones and at those that are not finished.
     """
 
     def __init__(self, study: Study, storage: BaseStorage, space: Space[Arch]) -> None:
-        self.study, self.storage, self.space = study, storage, space
-        self.study_id = storage.get_study_id_from_name(study.study_name)
-        self.num_trials = 0  # in any state
+        self.study, self.space = study, space
         self.num_finished = 0
         self.num_known = 0  # of the finished, answered by earlier searches
         self.numbers: dict[Arch, int] = {}  # of the first finished trial of each architecture
         self.running: set[Arch] = set()  # architectures that some worker is at, or will be
         self.waiting: set[str] = set()  # workers whose trials wait to be run
         self._names = space.choices().keys()
-        self._unfinished: list[int] = []  # by the storage's ids
+        self._unfinished = Unfinished(storage, storage.get_study_id_from_name(study.study_name))
         self._own: list[int] = []  # finished ones that were judged for this study, ascending
         self._best: tuple[float, int] | None = None  # within the budgets: value, -number
         self._known_answer = False  # whether a known one is within the budgets
 
     def update(self) -> list[FrozenTrial]:
         """The trials that have finished since the last call."""
-        ids = [*self._unfinished, *self._new_ids()]
-        self._unfinished, self.running, self.waiting = [], set(), set()
+        self.running, self.waiting = set(), set()
         finished = []
-        for trial_id in ids:
-            trial = self.storage.get_trial(trial_id)
+        for trial in self._unfinished.look():
             if trial.state == TrialState.COMPLETE:
                 finished.append(trial)
                 self._count(trial)
             elif not trial.state.is_finished():
-                self._unfinished.append(trial_id)
                 if trial.state == TrialState.WAITING:
                     self.waiting.add(worker_of(trial))
                 params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -53,13 +46,10 @@ class History:
                     self.running.add(self.space.decode(params))
         return finished
 
-    def _new_ids(self) -> Iterator[int]:
-        """Of the trials that were made since the last call."""
-        find = self.storage.get_trial_id_from_study_id_trial_number
-        with suppress(KeyError):  # past the last one
-            while True:
-                yield find(self.study_id, self.num_trials)
-                self.num_trials += 1
+    @property
+    def num_trials(self) -> int:
+        """In any state."""
+        return self._unfinished.num_trials
 
     @property
     def num_counted(self) -> int:

@@ -3,7 +3,9 @@
 import re
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy as copied
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +19,7 @@ from optuna.storages import (
     get_storage,
 )
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -50,6 +52,55 @@ class Journal(JournalFileBackend):
         append_records(self.path, logs, durable=any(ends_trial(log) for log in logs))
 
 
+class Unfinished:
+    """The trials of a study that had not finished when it was last looked at, and new ones.
+
+    Finished ones stay as they are. Of a search with thousands of trials, even a list of all of them
+    takes Optuna longer than what else a trial takes here.
+    """
+
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
+        self.storage, self.study_id = storage, study_id
+        self.num_trials = 0  # in any state
+        self._ids: list[int] = []
+
+    def look(self) -> list[FrozenTrial]:
+        """Each as it is now; those that have finished are not among the next call's."""
+        ids = [*self._ids, *self._new_ids()]
+        trials = [self.storage.get_trial(trial_id) for trial_id in ids]
+        pairs = zip(ids, trials, strict=True)
+        self._ids = [trial_id for trial_id, trial in pairs if not trial.state.is_finished()]
+        return trials
+
+    def _new_ids(self) -> Iterator[int]:
+        """Of the trials that were made since the last call."""
+        find = self.storage.get_trial_id_from_study_id_trial_number
+        with suppress(KeyError):  # past the last one
+            while True:
+                yield find(self.study_id, self.num_trials)
+                self.num_trials += 1
+
+
+class Studies(JournalStorage):
+    """Optuna's, which finds the trials that wait, as each `Study.ask` does, among few."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self._unfinished: dict[int, Unfinished] = {}
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        unfinished = self._unfinished.setdefault(study_id, Unfinished(self, study_id))
+        waiting = [trial for trial in unfinished.look() if trial.state == TrialState.WAITING]
+        return copied(waiting) if deepcopy else waiting
+
+
 def ends_trial(log: Mapping[str, object]) -> bool:
     state = log.get("state")
     return isinstance(state, int) and TrialState(state).is_finished()
@@ -67,7 +118,7 @@ def connect(url: str, run: Path) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url:
-        return JournalStorage(Journal(run / "study.journal"))
+        return Studies(Journal(run / "study.journal"))
     try:
         if url.startswith("grpc://"):
             return connect_grpc(url)

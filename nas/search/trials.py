@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from nas.tracking import progress
 from search_spaces.space import Arch
 
 
+@dataclass
 class Trials:
     """Asks, judges and tells, one worker of a study.
 
@@ -25,21 +27,15 @@ class Trials:
     known: only what is new is read and counted.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        history: History,
-        evaluator: Evaluator,
-        proposals: Proposals,
-        worker: str,
-        begin: float,
-        stop: Sequence[int],
-    ) -> None:
-        self.config, self.history, self.evaluator = config, history, evaluator
-        self.proposals, self.worker, self.begin, self.stop = proposals, worker, begin, stop
-        self.study = history.study
-        self.ended_by = "nothing to do"
-        self.proposing_s = 0.0
+    config: Config
+    history: History
+    evaluator: Evaluator
+    proposals: Proposals
+    worker: str
+    begin: float  # of the command, by the monotonic clock
+    stop: Sequence[int]  # signals that have come
+    ended_by: str = "nothing to do"
+    proposing_s: float = 0.0
 
     def run(self, console: Console) -> None:
         """Goes on until one of the limits of `search` is reached; raises Stopped for a signal."""
@@ -80,11 +76,11 @@ class Trials:
         # Looked up right before, since fitting predictors may have taken long.
         learn_from(self.history, self.evaluator)
         has_waiting = self.worker in self.history.waiting
-        trial = ask(self.study, self.worker, *proposal, has_waiting=has_waiting)
+        trial = ask(self.history.study, self.worker, *proposal, has_waiting=has_waiting)
         arch = suggest(trial, self.config.space)
         self.proposing_s += time.perf_counter() - begin
         asked_by = Asker(
-            study=self.study.study_name,
+            study=self.history.study.study_name,
             trial=trial.number,
             origin=trial.user_attrs["origin"],
             method=method(self.config),
@@ -94,7 +90,7 @@ class Trials:
         trial.set_user_attr("candidate", to_json(candidate))
         for key, excess in self.config.budget.violations(candidate.costs).items():
             trial.set_constraint(key, excess)
-        self.study.tell(trial, objectives(self.config, candidate))
+        self.history.study.tell(trial, objectives(self.config, candidate))
         return candidate
 
 

@@ -32,81 +32,27 @@ class Draw(NamedTuple):
     columns: tuple[int, ...]
     ratio: float
     squared_norm: float
-    ratios: tuple[float, ...] = ()
+    ratios: tuple[float, ...]
 
 
-class PathImportance(PathSampler[ArchT]):
-    """What both samplers share: the columns of options, recent draws and the annealing.
-
-    `floor` is the least probability as a fraction of the uniform one; the share of importance rises
-    linearly to 1 - floor over the first `annealing` of all epochs. Not `weighted`, paths of large
-    gradients are trained more, and importances are used at full strength.
-    """
-
-    norms: Norms = "path"
-    state_names: tuple[str, ...] = ("draws", "share", "strength", "gain")
-
-    def __init__(
-        self, floor: float, annealing: float, weighted: bool, memory: int, space: Space[ArchT]
-    ) -> None:
-        self.space = space
-        self.annealing = Annealing(floor, annealing)
-        self.weighted = weighted
-        self.choices = space.choices()
-        self.columns: dict[tuple[str, Option], int] = {}
-        self.places: dict[str, slice] = {}  # of each choice, among columns
-        self.uniform: list[float] = []  # probability of each column
-        for name, options in self.choices.items():
-            first = len(self.columns)
-            self.places[name] = slice(first, first + len(options))
-            self.columns |= {(name, option): first + i for i, option in enumerate(options)}
-            self.uniform += [1 / len(options)] * len(options)
-        self.draws: deque[Draw] = deque(maxlen=memory)
-        self.share = 0.0
-        self.strength = 0.0
-        self.gain = 1.0
-
-    def columns_of(self, arch: ArchT) -> tuple[int, ...]:
-        """The columns of the options that an architecture uses, in the order of choices."""
-        return tuple(self.columns[item] for item in self.space.active(arch).items())
-
-    def path(self, arch: ArchT, ratio: float) -> Path[ArchT]:
-        return Path(arch, "random", ratio if self.weighted else 1.0, ratio)
-
-    def figures(self) -> dict[str, float]:
-        """`path_ess`: effective over actual number of the draws of late, weighted by u / p.
-
-        Where draws are weighted, `path_gain`: the second moment of the gradient's estimate over
-        that of uniform paths, as the strength in use would have had it on the draws of late.
-        """
-        ratios = [draw.ratio for draw in self.draws]
-        squares = sum(ratio**2 for ratio in ratios)
-        ess = sum(ratios) ** 2 / (len(ratios) * squares) if ratios else 1.0
-        figures = {"path_ess": ess, "path_strength": self.strength}
-        return figures | ({"path_gain": self.gain} if self.weighted else {})
-
-    def state_dict(self) -> State:
-        draws = [[list(d.columns), d.ratio, d.squared_norm, list(d.ratios)] for d in self.draws]
-        return {**super().state_dict(), "draws": draws}
-
-    def load_state_dict(self, state: State) -> None:
-        memory = self.draws.maxlen
-        super().load_state_dict(state)
-        self.draws = deque((Draw(tuple(c), r, n, tuple(rs)) for c, r, n, rs in self.draws), memory)
-
-
-class FactorisedPaths(PathImportance[ArchT]):
+class FactorisedPaths(PathSampler[ArchT]):
     """One subnet a step, each choice drawn on its own by the gradients that its options had.
 
     The importance of an option is the root of the decayed mean of squared gradient norms, over the
     whole run, of the paths that had it (`attribution` path) or of its own parameters (choice; none
     for an option without parameters, which the floor keeps alive). If `weighted`, the mean is that
     over uniform other choices, whatever they were drawn by. Options that were never drawn count as
-    the mean of the others of their choice.
+    the mean of the others of their choice. `floor` is the least probability as a fraction of the
+    uniform one; the share of importance rises linearly to 1 - floor over the first `annealing` of
+    all epochs. Not `weighted`, paths of large gradients are trained more, and importances are used
+    at full strength.
     """
 
     state_names = (
-        *PathImportance.state_names,
+        "draws",
+        "share",
+        "strength",
+        "gain",
         "mean_squares",
         "evidence",
         "candidates",
@@ -127,9 +73,24 @@ class FactorisedPaths(PathImportance[ArchT]):
             raise ValueError(f"attribution must be path or choice, got {attribution!r}")
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay!r}")
-        super().__init__(floor, annealing, weighted, JUDGED, space)
-        self.norms = "path" if attribution == "path" else "choice"
+        self.space = space
+        self.annealing = Annealing(floor, annealing)
+        self.norms: Norms = "path" if attribution == "path" else "choice"
         self.decay = decay
+        self.weighted = weighted
+        self.choices = space.choices()
+        self.columns: dict[tuple[str, Option], int] = {}
+        self.places: dict[str, slice] = {}  # of each choice, among columns
+        self.uniform: list[float] = []  # probability of each column
+        for name, options in self.choices.items():
+            first = len(self.columns)
+            self.places[name] = slice(first, first + len(options))
+            self.columns |= {(name, option): first + i for i, option in enumerate(options)}
+            self.uniform += [1 / len(options)] * len(options)
+        self.draws: deque[Draw] = deque(maxlen=JUDGED)
+        self.share = 0.0
+        self.strength = 0.0
+        self.gain = 1.0
         # Of each column: the decayed mean of squared norms and what it weighs, 0 if never drawn.
         self.mean_squares = [0.0] * len(self.columns)
         self.evidence = [0.0] * len(self.columns)
@@ -149,7 +110,12 @@ class FactorisedPaths(PathImportance[ArchT]):
         for name, options in self.choices.items():
             (values[name],) = generator.choices(options, self.probabilities[self.places[name]])
         arch = self.space.decode(values)
-        return [self.path(arch, self.weight(self.columns_of(arch), self.probabilities))]
+        ratio = self.weight(self.columns_of(arch), self.probabilities)
+        return [Path(arch, "random", ratio if self.weighted else 1.0, ratio)]
+
+    def columns_of(self, arch: ArchT) -> tuple[int, ...]:
+        """The columns of the options that an architecture uses, in the order of choices."""
+        return tuple(self.columns[item] for item in self.space.active(arch).items())
 
     def weight(self, columns: Sequence[int], probabilities: Sequence[float]) -> float:
         """u / p of a path; choices that it does not use have no part in it."""
@@ -205,3 +171,23 @@ class FactorisedPaths(PathImportance[ArchT]):
             name: dict(zip(map(str, options), self.probabilities[self.places[name]], strict=True))
             for name, options in self.choices.items()
         }
+
+    def figures(self) -> dict[str, float]:
+        """`path_ess`: effective over actual number of the draws of late, weighted by u / p.
+
+        Where draws are weighted, `path_gain`: the second moment of the gradient's estimate over
+        that of uniform paths, as the strength in use would have had it on the draws of late.
+        """
+        ratios = [draw.ratio for draw in self.draws]
+        squares = sum(ratio**2 for ratio in ratios)
+        ess = sum(ratios) ** 2 / (len(ratios) * squares) if ratios else 1.0
+        figures = {"path_ess": ess, "path_strength": self.strength}
+        return figures | ({"path_gain": self.gain} if self.weighted else {})
+
+    def state_dict(self) -> State:
+        draws = [[list(d.columns), d.ratio, d.squared_norm, list(d.ratios)] for d in self.draws]
+        return {**super().state_dict(), "draws": draws}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.draws = deque((Draw(tuple(c), r, n, tuple(rs)) for c, r, n, rs in self.draws), JUDGED)

@@ -26,7 +26,7 @@ NEEDS = {
     "task/regression": [*AGES, "data=image_targets"],
     **{
         f"paths/{name}": ["distillation=none"]
-        for name in ("uniform", "candidates", "emphasis", "importance", "published")
+        for name in ("uniform", "emphasis", "importance", "published")
     },
     "space/nasbench201": ["source=none"],
     "source/none": ["space=nasbench201"],

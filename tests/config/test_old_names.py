@@ -77,6 +77,18 @@ def test_moved_keys_keep_what_was_given(run: Path) -> None:
     assert config.rank.score == "metric"
 
 
+@pytest.mark.parametrize("module", ["supernet", "supernet.sampling"])
+def test_a_run_with_paths_that_were_deleted_is_refused(run: Path, module: str) -> None:
+    name = f"{module}.candidate_paths.CandidatePaths"
+    rewrite(run, {"supernet.sampling.SandwichPaths": name}, ["paths=candidates"])
+    for read in (go_on, lambda: read_settings(run)):
+        with pytest.raises(ValueError, match=rf"^paths must be .* deleted, got '{name}'$"):
+            read()
+    (run / "metrics.jsonl").unlink()  # not bound to its settings, but to its options
+    with pytest.raises(ValueError, match=r"^paths must be one of emphasis, .*, got 'candidates'$"):
+        go_on()
+
+
 def test_patches_keep_the_size_that_came_with_the_data(run: Path) -> None:
     """Those of cifar10 had 4 pixels, whatever the space."""
     rewrite(run, {"patch_size: 2": "patch_size: 4"}, [])

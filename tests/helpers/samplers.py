@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 from search_spaces.cell import CellSpace
 from search_spaces.space import Space
 from search_spaces.vit import ViTSpace
-from supernet.sampling.candidate_paths import CandidatePaths
 from supernet.sampling.example_importance import ImportanceData
 from supernet.sampling.examples import DataSampler, UniformData
 from supernet.sampling.path_importance import FactorisedPaths
@@ -26,7 +25,6 @@ PATHS: dict[str, Callable[..., PathSampler[Any]]] = {  # called with space
     "sandwich_importance": partial(SandwichPaths, 2, FactorisedPaths),
     "factorised": FactorisedPaths,
     "factorised_choice": partial(FactorisedPaths, attribution="choice"),
-    "candidates": CandidatePaths,
     "published": PublishedPaths,
 }
 DATA: dict[str, Callable[..., DataSampler]] = {  # called with num_examples

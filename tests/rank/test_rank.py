@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -387,9 +387,10 @@ def test_architectures_that_the_space_lacks_are_left_out(tmp_path: Path, table: 
         ("arch,top1\n", [], "rank.column must be a column of"),
         ("arch,percent\nx,50\n", [], "line 2: a cell is written |op~0|+|op~0|op~1|+..., got 'x'"),
         ("arch,percent\nx,best\n", [], "line 2: percent must be a number, got 'best'"),
+        ("arch,percent,params_million\nx,50,nan\n", [], "line 2: params_million must be a number"),
         ("arch,percent\nx\n", [], "line 2: percent must be a number, got None"),
         ("arch,percent\nx,950\n", [], "line 2: percent must be percent, in 0..100, got 950.0"),
-        ("arch,percent\nx,nan\n", [], "line 2: percent must be percent, in 0..100, got nan"),
+        ("arch,percent\nx,nan\n", [], "line 2: percent must be a number, got 'nan'"),
         ("arch,percent\n{},5\n{},6\n", [], "a table without repeated architectures, got 1"),
         ("arch,percent\n{},5\n", [], "a table of two of the space's architectures, got 1"),
         ("arch,percent\n{},5\n", ["rank.num_archs=2"], "rank.num_archs must be at most the 1 arch"),
@@ -454,9 +455,9 @@ def test_no_batch_of_a_score_is_of_few_classes_where_images_are_sorted_by_class(
     """As folders of images are; batch statistics of one class fit nothing that was trained."""
     config = config_of(cells)
     data = data_of(config)
-    numbers = data.source.splits["val"]  # type: ignore[attr-defined]
-    by_class = numbers[data.source.targets[numbers].argsort()]  # type: ignore[attr-defined]
-    monkeypatch.setitem(data.source.splits, "val", by_class)  # type: ignore[attr-defined]
+    numbers = data.source.splits["val"]
+    by_class = numbers[data.source.targets[numbers].argsort()]
+    monkeypatch.setitem(data.source.splits, "val", by_class)
     assert len(next(iter(data.eval_batches("val", 41))).targets.unique()) < 4
     seen: list[int] = []
 
@@ -533,7 +534,7 @@ def test_calibration_sees_distinct_train_images_in_an_order_of_the_seed(
         monkeypatch.setattr("nas.evaluate.calibrate", noted)
         monkeypatch.setattr("nas.rank.stage.evaluate", lambda *_, **__: SCORE)
         settings = replace(config.rank, seed=seed)
-        score_arch(settings, supernet, TrainOnly(config.task), CellSpace().largest())
+        score_arch(settings, supernet, cast(Any, TrainOnly(config.task)), CellSpace().largest())
         return found
 
     assert len(images(0)) == len(set(images(0))) == seen

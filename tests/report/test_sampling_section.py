@@ -5,7 +5,6 @@ import pytest
 
 from nas.report.sampling_section import WORDS
 from search_spaces.cell import CellSpace
-from supernet.sampling.candidate_paths import CandidatePaths
 from supernet.sampling.example_importance import ImportanceData
 from supernet.sampling.examples import UniformData
 from supernet.sampling.path_importance import FactorisedPaths
@@ -55,7 +54,7 @@ def test_the_measured_variance_has_markers_and_its_median(run: Path) -> None:
 def test_every_figure_that_a_sampler_logs_has_words() -> None:
     space = CellSpace()
     for sampler in (
-        *(make(space=space) for make in (UniformPaths, FactorisedPaths, CandidatePaths)),
+        *(make(space=space) for make in (UniformPaths, FactorisedPaths)),
         PublishedPaths(space=space),
         *(make(num_examples=4) for make in (UniformData, ImportanceData, PublishedData)),
     ):

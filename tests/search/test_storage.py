@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 import pytest
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.study import load_study
 from optuna.trial import TrialState
 
 from nas.files import append_record, read_records
@@ -54,6 +56,30 @@ def test_what_a_trial_has_found_or_is_about_to_is_not_adopted(tmp_path: Path) ->
     study.tell(1, state=TrialState.FAIL)
     assert adopt(study, tmp_path, known(3), CHOICES) == 1
     assert study.get_trials()[3].params == known(2)[1].params
+
+
+def test_the_journal_finds_the_trials_that_wait_among_those_of_all_its_processes(
+    tmp_path: Path,
+) -> None:
+    name, generator = open_study("", tmp_path).study_name, Random(0)
+    storages = [connect("", tmp_path) for _ in range(3)]
+    study_id = storages[0].get_study_id_from_name(name)
+    seen = set()
+    for _ in range(60):
+        study = load_study(study_name=name, storage=generator.choice(storages))
+        running = study.get_trials(states=(TrialState.RUNNING,))
+        if running and generator.random() < 0.5:
+            study.tell(generator.choice(running).number, 0.5)
+        elif generator.random() < 0.5:
+            study.enqueue_trial({"depth": 1})
+        else:
+            study.ask()
+        for storage in storages[: generator.randrange(4)]:
+            found = storage.get_all_trials(study_id, states=(TrialState.WAITING,))
+            trials = storage.get_all_trials(study_id)
+            assert found == [trial for trial in trials if trial.state == TrialState.WAITING]
+            seen |= {trial.state for trial in trials}
+    assert seen == {TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING}
 
 
 SAMPLERS: dict[str, Callable[[], BaseSampler]] = {

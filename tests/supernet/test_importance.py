@@ -20,9 +20,8 @@ from search_spaces.cell import OPERATIONS, CellArch, CellSpace
 from search_spaces.space import Space
 from supernet.families.cell import CellSizes, CellSupernet
 from supernet.families.vit import ROLES, ViTSizes, ViTSupernet
-from supernet.sampling.candidate_paths import CandidatePaths
 from supernet.sampling.example_importance import ImportanceData
-from supernet.sampling.path_importance import STRENGTHS, FactorisedPaths, PathImportance
+from supernet.sampling.path_importance import STRENGTHS, FactorisedPaths
 from supernet.sampling.paths import Path, PathGradient, PathSampler, SandwichPaths
 from supernet.sampling.published import PublishedData, PublishedPaths, kind_of
 from supernet.supernet import Supernet
@@ -45,7 +44,6 @@ FEW: dict[str, Space[Any]] = {"cells": FEW_CELLS, "depths": FEW_DEPTHS}
 UNBIASED: dict[str, Make] = {
     "factorised": FactorisedPaths,
     "factorised_choice": lambda space: FactorisedPaths(attribution="choice", space=space),
-    "candidates": lambda space: CandidatePaths(2, space=space),
     "sandwich_importance": lambda space: SandwichPaths(1, FactorisedPaths, space=space),
 }
 
@@ -68,11 +66,7 @@ def assert_unequal(values: Sequence[float]) -> None:
 
 
 @pytest.mark.parametrize("space", FEW.values(), ids=FEW)
-@pytest.mark.parametrize(
-    "make",
-    [FactorisedPaths, PublishedPaths, lambda space: CandidatePaths(2, space=space)],
-    ids=["factorised", "published", "candidates"],
-)
+@pytest.mark.parametrize("make", [FactorisedPaths, PublishedPaths])
 def test_paths_come_as_often_as_their_probability_says(make: Make, space: Space[Any]) -> None:
     paths, generator, num_draws = learned(make, space), Random(0), 6000
     expected = chances(paths)
@@ -101,17 +95,6 @@ def test_choices_are_drawn_on_their_own_with_the_probabilities_that_were_learned
             found = sum(drawn[arch] for arch, used in uses.items() if used == option) / whole
             column = paths.columns[name, option]
             assert found == pytest.approx(paths.probabilities[column], rel=1e-9)
-
-
-def test_candidates_are_picked_in_proportion_to_their_importance() -> None:
-    paths, uniform = learned(UNBIASED["candidates"], FEW_DEPTHS), uniform_law(FEW_DEPTHS)
-    importance = {arch: paths.importance(paths.columns_of(arch)) for arch in uniform}
-    expected = {
-        a: sum(2 * uniform[a] * uniform[b] * r / (r + importance[b]) for b in uniform)
-        for a, r in importance.items()
-    }
-    assert_close(chances(paths), expected)
-    assert_unequal(list(importance.values()))
 
 
 def test_uniform_probabilities_count_shallow_transformers_once_per_assignment() -> None:
@@ -224,13 +207,12 @@ def test_the_weighted_gradient_has_the_mean_over_uniform_paths(
     assert float((biased - expected).norm()) > 1e-3 * float(expected.norm())
 
 
-@pytest.mark.parametrize("make", [FactorisedPaths, UNBIASED["candidates"]])
 def test_gradients_of_a_real_supernet_are_learned_from_to_the_same_mean(
-    make: Make, gradients: tuple[Space[Any], dict[Any, Tensor]]
+    gradients: tuple[Space[Any], dict[Any, Tensor]],
 ) -> None:
     space, gradient_of = gradients
     norms = {arch: PathGradient(float(found.norm())) for arch, found in gradient_of.items()}
-    paths = learned(make, space, gradient=lambda _, arch: norms[arch])
+    paths = learned(FactorisedPaths, space, gradient=lambda _, arch: norms[arch])
     for arch, (_, weighted, _) in law(paths).items():
         assert weighted == pytest.approx(uniform_law(space)[arch], rel=1e-9)
 
@@ -315,23 +297,6 @@ def test_every_option_keeps_its_floor_whatever_was_observed() -> None:
             assert sum(paths.probabilities[c] for c in own_columns) == pytest.approx(1, rel=1e-12)
 
 
-def test_the_weight_of_a_candidate_is_bounded_whatever_was_observed() -> None:
-    space, generator = SPACES["cell"], Random(0)
-    paths = CandidatePaths(floor=0.25, space=space)
-    for epoch in range(EPOCHS):
-        paths.begin_epoch(epoch, EPOCHS)
-        for _ in range(80):
-            (path,) = paths.draw(generator)
-            paths.observe(path, PathGradient(generator.choice([0.0, 1e-30, 1.0, 1e30])))
-    paths.strength, paths.share = 1.0, 0.75
-    archs = [space.sample(generator) for _ in range(500)]
-    importances = [paths.importance(paths.columns_of(arch)) for arch in archs]
-    assert min(importances) >= 0.25
-    for path in (paths.draw(generator)[0] for _ in range(200)):
-        own = paths.importance(paths.columns_of(path.arch))
-        assert 1 / 8 <= path.weight <= (max(*importances, own) / 0.25)
-
-
 def test_every_example_keeps_its_floor_whatever_was_observed() -> None:
     data = ImportanceData(floor=0.2, num_examples=30)
     learn_data(data, torch.tensor([0.0, 1e-30, 1e30]).repeat(10).double())
@@ -347,9 +312,6 @@ def test_strength_zero_is_uniform_to_the_bit_at_any_share(share: float) -> None:
         paths.share = share
         assert paths.mix(0.0) == paths.uniform
         assert paths.mix(1.0) != paths.uniform
-        candidates = CandidatePaths(space=space)
-        candidates.share = share
-        assert candidates.importance(candidates.columns_of(space.largest())) == 1.0
 
 
 @pytest.mark.parametrize("space", FEW.values(), ids=FEW)
@@ -363,7 +325,7 @@ def test_paths_of_equal_norms_stay_uniform_to_the_bit(
 
     paths = learned(make, space, gradient=equal)
     inner = paths.random if isinstance(paths, SandwichPaths) else paths
-    assert isinstance(inner, PathImportance)
+    assert isinstance(inner, FactorisedPaths)
     assert inner.share > 0
     assert (inner.strength, inner.gain) == (0.0, 1.0)
     generator = Random(1)
@@ -452,7 +414,7 @@ def norm_of(space: Space[Any]) -> Callable[[Any], float]:
     return lambda arch: made_up(space, arch).path
 
 
-def observe_uniformly(paths: PathImportance[Any], space: Space[Any]) -> None:
+def observe_uniformly(paths: FactorisedPaths[Any], space: Space[Any]) -> None:
     """Every architecture as often as uniform draws have it, in random order."""
     archs = [a for a, chance in uniform_law(space).items() for _ in range(round(64 * chance))]
     Random(0).shuffle(archs)
@@ -484,30 +446,14 @@ def test_the_second_moment_is_predicted_from_weighted_draws_too() -> None:
 
 
 @pytest.mark.parametrize("space", FEW.values(), ids=FEW)
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_second_moment_of_candidate_paths_is_as_predicted(
-    strength: float, space: Space[Any]
-) -> None:
-    paths = CandidatePaths(2, space=space)
-    observe_uniformly(paths, space)
-    paths.begin_epoch(EPOCHS, EPOCHS)
-    predicted = paths.second_moment(list(paths.draws), strength)
-    norms = [paths.expected(draw.columns) ** strength for draw in paths.draws]
-    paths.strength, paths.scale = strength, sum(norms) / len(norms)
-    assert predicted == pytest.approx(second_moment(paths, norm_of(space)), rel=1e-9)
-
-
-@pytest.mark.parametrize("space", FEW.values(), ids=FEW)
-@pytest.mark.parametrize("make", [FactorisedPaths, lambda space: CandidatePaths(2, space=space)])
-def test_the_estimate_varies_less_than_with_uniform_paths(make: Make, space: Space[Any]) -> None:
+def test_the_estimate_varies_less_than_with_uniform_paths(space: Space[Any]) -> None:
     norm, uniform = norm_of(space), uniform_law(space)
-    paths = learned(make, space, steps=200)
+    paths = learned(FactorisedPaths, space, steps=200)
     plain = sum(chance * norm(arch) ** 2 for arch, chance in uniform.items())
     best = sum(chance * norm(arch) for arch, chance in uniform.items()) ** 2
     found = second_moment(paths, norm)
     assert best < found < plain
-    # Two candidates can bring at most half of what could be saved, and a little is the floor's.
-    assert (plain - found) / (plain - best) > (0.8 if isinstance(paths, FactorisedPaths) else 0.3)
+    assert (plain - found) / (plain - best) > 0.8
     assert found / plain == pytest.approx(paths.gain, rel=0.15)
 
 
@@ -518,17 +464,6 @@ def test_factorised_probabilities_approach_those_that_are_proportional_to_the_no
     expected = [0.1 + 0.8 * factor / 2.5 for factor in (1.0, 1.5)]
     assert paths.probabilities == pytest.approx(expected * 6, rel=0.05)
     assert paths.figures()["path_ess"] < 0.99
-
-
-def test_expected_norms_of_candidates_approach_the_norms() -> None:
-    paths = CandidatePaths(2, space=FEW_CELLS)
-    learn_paths(paths, FEW_CELLS, steps=400)
-    assert paths.strength == 1.0
-    ratios = [
-        paths.expected(paths.columns_of(arch)) / made_up(FEW_CELLS, arch).path
-        for arch in uniform_law(FEW_CELLS)
-    ]
-    assert max(ratios) < 1.02 * min(ratios)
 
 
 def test_the_estimate_varies_less_than_with_uniform_examples() -> None:

@@ -13,7 +13,6 @@ from torch import Generator
 from nas.config.run_folder import conf_dir
 from search_spaces.space import Space
 from supernet.sampling.annealing import judge
-from supernet.sampling.candidate_paths import CandidatePaths
 from supernet.sampling.examples import DataSampler, UniformData
 from supernet.sampling.path_importance import FactorisedPaths
 from supernet.sampling.paths import PathSampler, SandwichPaths, UniformPaths
@@ -81,7 +80,7 @@ def test_a_sandwich_is_the_largest_then_random_ones_then_the_smallest(num_random
     assert (drawn[0].arch, drawn[-1].arch) == (SPACE.largest(), SPACE.smallest())
 
 
-@pytest.mark.parametrize("name", ["uniform", "factorised", "factorised_choice", "candidates"])
+@pytest.mark.parametrize("name", ["uniform", "factorised", "factorised_choice"])
 def test_a_sandwich_is_filled_with_what_another_sampler_draws_and_teaches_it(name: str) -> None:
     sandwich = SandwichPaths(4, PATHS[name], space=SPACE)
     learn_paths(sandwich, SPACE, steps=20)
@@ -112,10 +111,8 @@ def test_a_sandwich_is_not_filled_with_sandwiches_or_clipped_norms(name: str) ->
         (FactorisedPaths, "annealing", 1.5),
         (FactorisedPaths, "decay", 1.0),
         (FactorisedPaths, "attribution", "edge"),
-        (CandidatePaths, "floor", -0.1),
-        (CandidatePaths, "annealing", 0),
-        (CandidatePaths, "num_candidates", 1),
-        (CandidatePaths, "num_candidates", 2.5),
+        (FactorisedPaths, "floor", -0.1),
+        (FactorisedPaths, "annealing", 0),
     ],
 )
 def test_settings_of_path_importance_are_checked(
@@ -167,7 +164,6 @@ def test_published_paths_read_clipped_norms_and_the_others_do_not() -> None:
         "sandwich_importance": "path",
         "factorised": "path",
         "factorised_choice": "choice",
-        "candidates": "path",
         "published": "clipped_choice",
     }
     assert PublishedPaths.norms == "clipped_choice"
