@@ -107,7 +107,7 @@ class TrainConfig:
     min_lr: float
     warmup_epochs: int
     weight_decay: float  # not applied to norms, biases, position embeddings and coefficients
-    update: str  # step (once, by the mean of the paths' gradients), path (after each path)
+    update: str  # path (the weights move after each path), step (once, by the mean gradient)
     clip_grad: float  # largest gradient norm, 0 for none
     ema_decay: float  # of the averaged weights that are evaluated and exported
     snapshots: int  # last epochs whose weights are kept for nas rank
@@ -136,7 +136,7 @@ class TrainConfig:
         known = self.opt in list_optimizers()
         check("train.opt", known, "a name of timm's optimizer factory", self.opt)
         check_device("train.device", self.device)
-        check_named("train.update", self.update, "step", "path")
+        check_named("train.update", self.update, "path", "step")
         check_named("train.precision", self.precision, "fp32", "bf16", "auto")
         taken = {"smallest", "largest"} & self.probes.keys()
         check("train.probes", not taken, "named other than smallest and largest", sorted(taken))

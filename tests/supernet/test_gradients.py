@@ -125,7 +125,8 @@ def assert_choices(found: PathGradient, expected: dict[str, list[float]], scale:
 def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
     attribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = make_training("paths=sandwich_importance", f"paths.random.attribution={attribution}")
+    sampler = "paths=sandwich_importance", f"paths.random.attribution={attribution}"
+    training = make_training(*sampler, "train.update=step")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
     batch = next(training.epoch_batches())
@@ -141,12 +142,37 @@ def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
         assert choices
 
 
+def test_norms_of_a_path_that_moves_the_weights_are_of_its_own_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = make_training("paths=sandwich_importance", "train.update=path")
+    seen = spy_on(training.paths, monkeypatch)
+    heavier(training.paths, 1.7, monkeypatch)
+    batch = next(training.epoch_batches())
+    moved, backward = [], training.backward
+
+    def watched(*arguments: Any) -> Any:
+        moved.append(copy.deepcopy(training.network))
+        return backward(*arguments)
+
+    monkeypatch.setattr(training, "backward", watched)
+    training.train_step(batch)
+    assert [path.role for path, _ in seen] == ["random", "random"]
+    weights, largest = torch.ones(len(batch.targets)), training.config.space.largest()
+    answers = moved[0](*batch.inputs, arch=largest).detach()
+    for network, (path, gradient) in zip(moved[1:3], seen, strict=True):
+        logits, task = network(*batch.inputs, arch=path.arch), training.data.task
+        hard = task.training_loss(logits, batch.targets)
+        (weights * training.config.distillation(task, logits, hard, answers)).mean().backward()
+        assert gradient.path == pytest.approx(float(gradient_norm(network.parameters())), rel=1e-4)
+
+
 def test_a_sandwich_that_learns_has_the_gradient_of_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gradients = []
     for norms in ("none", "path", "choice"):
-        training = make_training("paths=sandwich", "train.clip_grad=0")
+        training = make_training("paths=sandwich", "train.clip_grad=0", "train.update=step")
         training.paths.norms = norms
         seen = spy_on(training.paths, monkeypatch)
         training.train_step(next(training.epoch_batches()))

@@ -32,7 +32,7 @@ from nas.exits import Diverged, Stopped, stop_signals
 from nas.files import locked, read_records
 from nas.train import stage as train
 from nas.train.checkpoint import load_checkpoint, save_checkpoint
-from nas.train.optimization import uses_bf16
+from nas.train.optimization import make_optimizer, uses_bf16
 from nas.train.training import Training
 from nas.train.weights import load_supernet, new_supernet
 from search_spaces.space import Arch
@@ -102,6 +102,9 @@ def test_a_run_is_trained_by_one_process_at_a_time(
 
 def go_on(config: Config, run: Path) -> None:
     train.train(config, run, Console(quiet=True))
+
+
+TOGETHER = "train.update=step"  # the weights move once, by the mean gradient of the paths
 
 
 def make_training(*overrides: str) -> Training:
@@ -304,7 +307,7 @@ def test_a_finished_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixt
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("train.lr=1e30", "train.warmup_epochs=0", "train.checkpoint_every=1")
+    options = ("train.lr=1e30", "train.warmup_epochs=0", "train.checkpoint_every=1", TOGETHER)
     for _ in range(2):  # and again, from the checkpoint
         assert run_train(tmp_path / "run", *options) == 1
         message = capsys.readouterr().err
@@ -343,7 +346,7 @@ def test_weights_that_fail_evaluation_are_not_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one_step = ("data.batch_size=150", "train.eval_every=1", "train.warmup_epochs=0")
-    assert run_train(tmp_path / "run", *one_step, "train.lr=1e30") == 1
+    assert run_train(tmp_path / "run", *one_step, TOGETHER, "train.lr=1e30") == 1
     assert "val loss is nan at step 1 for the smallest ViTArch" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
@@ -530,7 +533,8 @@ def test_a_uniform_step_has_the_gradient_of_one_subnet_on_labels(mixup: float) -
 def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
     hard_weight: float,
 ) -> None:
-    training = make_training(f"distillation.hard_weight={hard_weight}", "train.clip_grad=0")
+    options = (f"distillation.hard_weight={hard_weight}", "train.clip_grad=0", TOGETHER)
+    training = make_training(*options)
     batch = next(training.epoch_batches())
     supernet = copy.deepcopy(training.network)
     generator, space = same_generator(training.path_generator), training.config.space
@@ -544,6 +548,55 @@ def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
         losses.append(hard_weight * hard + (1 - hard_weight) * soft)
     training.train_step(batch)
     assert_gradients(training.network, hand_made_gradients(supernet, torch.stack(losses).mean()))
+
+
+@pytest.mark.parametrize("hard_weight", [0.0, 0.25])
+def test_weights_move_after_each_path_by_its_own_gradient(hard_weight: float) -> None:
+    options = f"distillation.hard_weight={hard_weight}", "train.clip_grad=0.5", "train.update=path"
+    training = make_training(*options)
+    batch = next(training.epoch_batches())
+    supernet = copy.deepcopy(training.network)
+    generator, space = same_generator(training.path_generator), training.config.space
+    archs = [space.largest(), space.sample(generator), space.sample(generator), space.smallest()]
+    training.scheduler.step_update(0)
+    optimizer = make_optimizer(training.config.train, supernet)
+    for own, theirs in zip(optimizer.param_groups, training.optimizer.param_groups, strict=True):
+        own["lr"] = theirs["lr"]
+    losses, norms = [], []
+    for place, arch in enumerate(archs):
+        outputs = supernet(*batch.inputs, arch)
+        loss = F.cross_entropy(outputs, batch.targets, label_smoothing=0.1)
+        if place == 0:
+            teacher = outputs.detach()  # by the weights before they move
+        else:
+            soft = kl_divergence(outputs, teacher).mean()
+            loss = hard_weight * loss + (1 - hard_weight) * soft
+        supernet.zero_grad()
+        loss.backward()
+        for parameter in supernet.parameters():
+            parameter.grad = (
+                torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            )
+        norms.append(float(nn.utils.clip_grad_norm_(supernet.parameters(), 0.5)))
+        optimizer.step()
+        losses.append(loss.item())
+    figures = training.train_step(batch)
+    assert figures["loss"] == pytest.approx(sum(losses) / 4, rel=1e-5)
+    assert figures["grad_norm"] == pytest.approx(norms[-1], rel=1e-4)
+    assert_close(training.network.state_dict(), supernet.state_dict(), rtol=1e-4, atol=1e-6)
+    assert training.step == 1
+
+
+def test_the_largest_learns_alone_for_its_share_of_the_epochs() -> None:
+    training = make_training("paths.largest_first=0.5", "train.epochs=4")
+    roles = []
+    for _ in range(4):
+        for _ in training.epoch_batches():
+            roles.append([path.role for path in training.paths.draw(Random(0))])
+            training.step += 1
+    sandwich = ["largest", "random", "random", "smallest"]
+    half = len(roles) // 2
+    assert roles == [["largest"]] * half + [sandwich] * half
 
 
 def test_weights_of_path_and_examples_scale_the_gradient() -> None:
