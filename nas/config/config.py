@@ -108,7 +108,8 @@ def parse(raw: DictConfig) -> Config:
     """The checked configuration; raises ValueError that names the key."""
     try:
         # A field cannot have the name of a reserved word (from); ours end in an underscore.
-        renamed = {f"{key}_" if iskeyword(str(key)) else key: raw._get_node(key) for key in raw}
+        nodes = {str(key): raw._get_node(key) for key in raw}
+        renamed = {f"{key}_" if iskeyword(key) else key: node for key, node in nodes.items()}
         merged = OmegaConf.merge(OmegaConf.structured(Options), renamed)
         options = cast(Options, OmegaConf.to_object(merged))
     except (ConfigAttributeError, ConfigKeyError) as error:
