@@ -71,7 +71,7 @@ STAGES = {
     ),
     "finetune": Stage(
         "train one subnet further, or alone from scratch: finetuned/, scratch/ in the run folder",
-        ("run", "pick", "arch", "from", "finetune"),
+        ("run", "pick", "arch", "from", "finetune", "wandb"),
     ),
     "rank": Stage(
         "rank correlation of the supernet's scores with ground truth: rank.json", ("run", "rank")

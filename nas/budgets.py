@@ -21,6 +21,7 @@ UNITS = {  # of what a bound limits, in words
     "memory_of_largest": "of the largest subnet's peak memory",
 }
 COSTS = tuple(UNITS)
+KEYS = (*COSTS, *(LOWER + cost for cost in COSTS))
 
 
 class Priced(Protocol):

@@ -7,6 +7,7 @@ OmegaConf object.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from keyword import iskeyword
 from typing import Any, cast
 
 import torch
@@ -52,7 +53,7 @@ class Plain:
     out: str  # measure: the file that a plan, or what was measured of one, is written to
     pick: str  # export: best of the search, or a trial's number
     arch: str  # export: an architecture file instead; empty for none
-    start: str  # `from` of finetune, a reserved word: supernet, scratch
+    from_: str  # finetune: supernet (inherited weights), scratch; the key is `from`
     finetune: FinetuneConfig
     wandb: WandbConfig
 
@@ -68,7 +69,11 @@ class Plain:
         rule = "the file to write, with plan or archs" if wanted else "empty without plan and archs"
         check("out", bool(self.out) == wanted, rule, self.out)
         check("out", not self.out or self.out != self.archs, "another file than archs", self.out)
-        check("from", self.start in ("supernet", "scratch"), "supernet or scratch", self.start)
+        check("from", self.from_ in ("supernet", "scratch"), "supernet or scratch", self.from_)
+        taught = self.finetune.teacher != "none"
+        inherits = self.from_ == "supernet"
+        rule = "none with from=scratch, which has no supernet"
+        check("finetune.teacher", inherits or not taught, rule, self.finetune.teacher)
         check("seed", 0 <= self.seed < 2**32, "in [0, 2**32)", self.seed)
 
 
@@ -102,7 +107,9 @@ class Config(Plain):
 def parse(raw: DictConfig) -> Config:
     """The checked configuration; raises ValueError that names the key."""
     try:
-        renamed = {"start" if key == "from" else key: raw._get_node(key) for key in raw}
+        # A field cannot have the name of a reserved word (from); ours end in an underscore.
+        nodes = {str(key): raw._get_node(key) for key in raw}
+        renamed = {f"{key}_" if iskeyword(key) else key: node for key, node in nodes.items()}
         merged = OmegaConf.merge(OmegaConf.structured(Options), renamed)
         options = cast(Options, OmegaConf.to_object(merged))
     except (ConfigAttributeError, ConfigKeyError) as error:

@@ -53,6 +53,7 @@ def wrong_type(error: OmegaConfBaseException, raw: DictConfig, schema: type) -> 
             kind = next(field.type for field in fields(kind) if field.name == name)
         elif get_origin(kind) is dict:
             _, kind = get_args(kind)
+    key = key.removesuffix("_")  # of a reserved word
     value = OmegaConf.select(raw, key)
     if value is None and kind is Any:
         return f"{key} must be given"

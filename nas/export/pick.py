@@ -37,12 +37,13 @@ def pick_arch(config: Config, run: Path, here: Mapping[str, object]) -> Pick:
     What a search found holds for the weights and the target that it was made with: `here` has some
     of the fields of `Conditions`. Raises Infeasible where it found nothing.
     """
-    if config.arch:
-        return Pick(read_arch(config.space, Path(config.arch)), config.budget, None)
     only = config.paths(space=config.space).only
     if only is not None:
+        check("arch", not config.arch, f"empty: {run} has one subnet alone", config.arch)
         check("pick", config.pick == "best", f"best: {run} has one subnet alone", config.pick)
         return Pick(only, config.budget, None)
+    if config.arch:
+        return Pick(read_arch(config.space, Path(config.arch)), config.budget, None)
     found = read_search(config.space, run)
     for key, wanted in here.items():
         there, rule = getattr(found.conditions, key), SAME[key]

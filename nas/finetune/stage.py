@@ -4,15 +4,24 @@ It makes a run folder of its own within the supernet's, which the other stages r
 samplers, its losses and its steps are those of `nas train`, with the same subnet at every step.
 """
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from rich.console import Console
 
+from nas.budgets import KEYS
 from nas.config.config import Config
-from nas.config.run_folder import FREE_KEYS, compose_config, memory_of, merge_overrides, open_run
+from nas.config.run_folder import (
+    FREE_KEYS,
+    compose_config,
+    memory_of,
+    merge_overrides,
+    open_run,
+    override_key,
+)
 from nas.export.pick import Pick, pick_arch
 from nas.search.study import fingerprint
 from nas.train.stage import train
@@ -20,8 +29,10 @@ from nas.train.weights import check_supernet, load_supernet
 from search_spaces.space import to_record
 
 FOLDERS = {"supernet": "finetuned", "scratch": "scratch"}  # by what training begins with
-# What a subnet alone is trained with; options that an experiment sets for others are removed.
-PARTS = {"paths": {"arch"}, "examples": set[str](), "distillation": {"hard_weight", "temperature"}}
+# The parts that a subnet alone is trained with; of some files, the options that they have.
+PARTS = ("paths", "examples", "distillation")
+OPTIONS = {"single": ("arch",), "frozen": ("hard_weight", "temperature")}
+KEPT = (*FREE_KEYS, "wandb.mode", "wandb.project")  # as this command says, not the supernet's
 
 
 def finetune(config: Config, run: Path, console: Console) -> None:
@@ -34,8 +45,8 @@ def finetune(config: Config, run: Path, console: Console) -> None:
     here = {"step": step, "weights": fingerprint(supernet)}
     pick = pick_arch(config, run, here)
     remembered, conf = memory_of(run)
-    overrides = merge_overrides(remembered, settings(config, run, pick))
-    child, folder = open_run(without_others(overrides, conf), conf, create=True)
+    overrides = without_others(remembered, settings(config, run, pick), conf)
+    child, folder = open_run(overrides, conf, create=True)
     train(child, folder, console)
     console.print(
         f"{folder} holds the subnet alone; nas export run={folder} writes it, "
@@ -45,62 +56,63 @@ def finetune(config: Config, run: Path, console: Console) -> None:
     )
 
 
-def settings(config: Config, run: Path, pick: Pick) -> list[str]:
-    """What the subnet's run sets, as overrides of the supernet's."""
-    train, own, inherits = config.train, config.finetune, config.start == "supernet"
+def settings(config: Config, run: Path, pick: Pick) -> dict[str, object]:
+    """What the subnet's run sets, by key."""
+    train, own, inherits = config.train, config.finetune, config.from_ == "supernet"
+    init = str(run.resolve()) if inherits else ""  # wherever later commands are given
     epochs = own.epochs or (-(-train.epochs // 10) if inherits else train.epochs)
-    teaches = inherits and own.teacher == "largest"
-    values: dict[str, object] = {
-        "run": folder_of(config, run),
+    lr = own.lr or (train.lr / 2 if inherits else train.lr)
+    limits = dict.fromkeys(KEYS) | pick.budgets.record()  # of the search, and no others
+    return {
+        "run": str(folder_of(config, run)),
         "paths": "single",
-        "paths.arch": literal(to_record(pick.arch)),
+        "paths.arch": to_record(pick.arch),
         "examples": "uniform",
-        "distillation": "frozen" if teaches else "none",
-        "train.init": run if inherits else "",
+        "distillation": "frozen" if own.teacher == "largest" else "none",
+        "train.init": init,
         "train.epochs": epochs,
-        "train.lr": own.lr or (train.lr / 2 if inherits else train.lr),
-        "train.min_lr": min(train.min_lr, own.lr or train.min_lr),
+        "train.lr": lr,
+        "train.min_lr": min(train.min_lr, lr),
         "train.warmup_epochs": train.warmup_epochs * epochs // train.epochs,
         "train.snapshots": 0,
         "train.variance_draws": 0,
+        **{key: attrgetter(key)(config) for key in KEPT},
+        **{f"budget.{key}": limit for key, limit in limits.items()},
     }
-    values |= {
-        key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in FREE_KEYS
-    }
-    values |= {f"budget.{key}": limit for key, limit in pick.budgets.record().items()}
-    return [f"{key}={quoted(value)}" for key, value in values.items()]
 
 
 def folder_of(config: Config, run: Path) -> Path:
     name = Path(config.arch).stem if config.arch else config.pick
-    return run / (FOLDERS[config.start] + ("" if name == "best" else f"_{name}"))
+    return run / (FOLDERS[config.from_] + ("" if name == "best" else f"_{name}"))
 
 
-def without_others(overrides: list[str], conf: Path | None) -> list[str]:
-    """The overrides, with a deletion of each option that the parts of the subnet's run lack."""
+def without_others(
+    remembered: Sequence[str], own: Mapping[str, object], conf: Path | None
+) -> list[str]:
+    """The overrides of both, without the options that the subnet's parts lack.
+
+    Those that an experiment sets are deleted.
+    """
+    known = {f"{part}.{name}" for part in PARTS for name in OPTIONS.get(str(own[part]), ())}
     kept = [
         override
-        for override in overrides
-        if override.split("=")[0].partition(".")[0].lstrip("+~") not in PARTS
-        or override.split("=")[0] in (*PARTS, "paths.arch")
+        for override in remembered
+        if (key := override_key(override)).split(".")[0] not in PARTS or key in known
     ]
-    raw = compose_config(kept, conf)
-    return kept + [
-        f"~{part}.{name}"
-        for part, known in PARTS.items()
-        for name in raw[part]
-        if name not in ("_target_", *known)
-    ]
+    overrides = merge_overrides(kept, [f"{key}={literal(value)}" for key, value in own.items()])
+    raw = compose_config(overrides, conf)
+    found = [f"{part}.{name}" for part in PARTS for name in raw[part] if name != "_target_"]
+    return overrides + [f"~{key}" for key in found if key not in known]
 
 
-def literal(record: Mapping[str, object]) -> str:
-    """A mapping of plain values in Hydra's own notation, whose keys have no quotes."""
-    return f"{{{','.join(f'{key}:{json.dumps(value)}' for key, value in record.items())}}}"
-
-
-def quoted(value: object) -> str:
-    """A text or a path as Hydra reads it back; other values as they are."""
-    if not isinstance(value, str | Path) or str(value).startswith("{"):
-        return str(value)
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def literal(value: object) -> str:
+    """A plain value in Hydra's own notation, in which keys have no quotes."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{literal(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, str):
+        # Backslashes count as such only before a quote, and there they are doubled.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        return "'" + re.sub(r"(\\+)\Z", r"\1\1", escaped) + "'"
+    return "null" if value is None else str(value)

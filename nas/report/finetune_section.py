@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from nas.report import draw, show
 from nas.report.draw import BLUE, GREEN, GREY
 from nas.report.run_files import Alone, Logged, RunFiles
-from nas.report.show import DASH, number
+from nas.report.show import DASH
 from search_spaces.space import Arch
 
 INHERITED, FINETUNED, SCRATCH = "inherited", "fine-tuned", "trained alone"
@@ -37,23 +37,19 @@ def finetuning(files: RunFiles) -> str:
 
 
 def by_arch(files: RunFiles) -> dict[Arch, Found]:
-    """The first evaluation of a run from the supernet, and the last of each run."""
+    """The evaluation before any step of a run from the supernet, and the last of each run."""
     rows: dict[Arch, Found] = {}
     for alone in files.alone:
-        evals = [line for line in alone.logged if files.metric.name in line.figures]
-        if not evals:
-            continue
-        found = rows.setdefault(alone.arch, {})
-        if alone.inherits and evals[0].step == 0:
-            found[INHERITED] = evals[0], alone
-        found[FINETUNED if alone.inherits else SCRATCH] = evals[-1], alone
-    return {arch: found for arch, found in rows.items() if found}
+        for line in alone.logged:
+            way = FINETUNED if alone.inherits else SCRATCH
+            rows.setdefault(alone.arch, {})[way if line.step else INHERITED] = line, alone
+    return rows
 
 
 def told(files: RunFiles, line: Logged, alone: Alone) -> str:
     metric, found = files.metric, line.figures
     value, low, high = (metric.text(found[key]) for key in (metric.name, "low", "high"))
-    epochs = f", epoch {number(line.epoch)} of {number(alone.epochs)}" if line.step else ""
+    epochs = f", epoch {line.epoch:g} of {alone.epochs}" if line.step else ""
     return f"{value} [{low}, {high}]{epochs}"
 
 

@@ -195,6 +195,7 @@ class RunFiles:
 
     def newest_input(self) -> str:
         """When the newest of the files read was last changed, in UTC."""
-        paths = [*self.folder.glob("*.json*"), *self.folder.glob("subnet/card.json")]
+        names = ("*.json*", "subnet/card.json", "finetuned*/*.jsonl", "scratch*/*.jsonl")
+        paths = [path for name in names for path in self.folder.glob(name)]
         newest = max(path.stat().st_mtime for path in (self.folder / "config.yaml", *paths))
         return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M UTC")

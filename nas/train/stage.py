@@ -96,7 +96,8 @@ def start_tracker(
         wandb_mode=config.wandb.mode,
         project=config.wandb.project,
         settings=load_mapping(run / SETTINGS),
-        start_step=training.step,
+        # Without a checkpoint, what was logged of step 0 comes again as well.
+        start_step=training.step or -1,
         console=console,
     )
 
@@ -111,6 +112,8 @@ def prepare(
     check("data.batch_size", size <= data.num_train, rule, size)
     say = partial(console.print, markup=False, soft_wrap=True)
     supernet, teacher = initial_weights(config, say)
+    if config.train.init:
+        check_data(Path(config.train.init), data)
     training = Training(config, supernet, data, device, ranks, teacher)
     if state := load_checkpoint(run, device, say):
         check_data(run, data)

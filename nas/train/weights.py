@@ -38,7 +38,7 @@ def initial_weights(
     if not config.train.init:
         return supernet, None
     init = Path(config.train.init)
-    state = load_state(init, warn)
+    state = load_state(init, warn, "train.init")
     try:
         supernet.load_state_dict(state["ema"])
     except RuntimeError as error:  # names every tensor that is missing or of another shape
@@ -79,11 +79,11 @@ def check_data(run: Path, data: Dataset) -> None:
         check("data.root", found == known, f"the data that {run} was trained on, {known}", found)
 
 
-def load_state(run: Path, warn: Callable[[str], None]) -> State:
+def load_state(run: Path, warn: Callable[[str], None], key: str = "run") -> State:
     """What the last checkpoint holds, on the CPU; raises ValueError if nothing was trained."""
     state = load_checkpoint(run, torch.device("cpu"), warn)
     if state is None:
-        raise ValueError(f"run must hold a checkpoint; nas train run={run} makes one, got none")
+        raise ValueError(f"{key} must hold a checkpoint; nas train run={run} makes one, got none")
     if not state["finished"]:
         warn(f"training has stopped at step {state['step']} and is not finished")
     return state

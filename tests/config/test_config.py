@@ -28,6 +28,11 @@ NEEDS = {
         f"paths/{name}": ["distillation=none"]
         for name in ("uniform", "emphasis", "importance", "published")
     },
+    "paths/single": [
+        "distillation=none",
+        "paths.arch={embed_dim:16,num_heads:[2],mlp_ratio:[1],rank:[4],num_atoms:3}",
+    ],
+    "distillation/frozen": ["train.init=runs/digits"],
     "space/nasbench201": ["source=none"],
     "source/none": ["space=nasbench201"],
 }

@@ -140,6 +140,7 @@ def test_the_readme_says_what_the_card_holds(
     data = load(config.data, config.task, seed=config.seed, device=torch.device("cpu"))
     assert text == model_card(result, supernet, config.space, data.task)
     assert "`depth 2, embed_dim 32, heads 2 3, mlp_ratio 2 4, rank 4 0, atoms 1`" in text
+    assert result.largest_test is not None
     for score in (result.test, result.largest_test):
         assert score.num_examples == 359
         assert score.complete

@@ -11,17 +11,25 @@ import torch
 from torch import Generator, Tensor
 
 from search_spaces.cell import CellSpace
-from search_spaces.space import Space
+from search_spaces.space import Space, to_record
 from search_spaces.vit import ViTSpace
 from supernet.sampling.example_importance import ImportanceData
 from supernet.sampling.examples import DataSampler, UniformData
 from supernet.sampling.path_importance import FactorisedPaths
-from supernet.sampling.paths import Path, PathGradient, PathSampler, SandwichPaths, UniformPaths
+from supernet.sampling.paths import (
+    Path,
+    PathGradient,
+    PathSampler,
+    SandwichPaths,
+    SinglePath,
+    UniformPaths,
+)
 from supernet.sampling.published import PublishedData, PublishedPaths
 
 PATHS: dict[str, Callable[..., PathSampler[Any]]] = {  # called with space
     "uniform": UniformPaths,
     "sandwich": partial(SandwichPaths, 2),
+    "single": lambda space: SinglePath(to_record(space.sample(Random(7))), space=space),
     "sandwich_importance": partial(SandwichPaths, 2, FactorisedPaths),
     "factorised": FactorisedPaths,
     "factorised_choice": partial(FactorisedPaths, attribution="choice"),

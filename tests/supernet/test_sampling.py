@@ -31,8 +31,9 @@ class TestPaths(PathContract):
     @pytest.fixture(params=PATHS, autouse=True)
     def name(self, request: pytest.FixtureRequest) -> None:
         self.factory = PATHS[request.param]
-        self.has_figures = request.param not in ("uniform", "sandwich")
+        self.has_figures = request.param not in ("uniform", "sandwich", "single")
         self.weighs = self.has_figures and request.param != "published"
+        self.is_random = request.param != "single"
 
     def make(self, space: Space[Any]) -> PathSampler[Any]:
         return self.factory(space=space)
@@ -161,6 +162,7 @@ def test_published_paths_read_clipped_norms_and_the_others_do_not() -> None:
     assert norms == {
         "uniform": "none",
         "sandwich": "none",
+        "single": "none",
         "sandwich_importance": "path",
         "factorised": "path",
         "factorised_choice": "choice",
