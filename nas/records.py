@@ -217,6 +217,25 @@ def pareto_front(candidates: Sequence[Candidate[ArchT]]) -> list[Candidate[ArchT
     return front
 
 
+def too_few_examples(front: Sequence[Candidate[ArchT]]) -> str:
+    """What to say of a front whose scores chance alone could order; empty where it could not.
+
+    That is so where the best one's 95 % interval is wider than the front.
+    """
+    if len(front) < 2:
+        return ""
+    best, values = front[0].score, [candidate.score.value for candidate in front]
+    spread, width = max(values) - min(values), best.high - best.low
+    if width < spread:
+        return ""
+    text = best.metric.text
+    return (
+        f"{best.num_examples} examples of {best.split} hardly tell these subnets apart: the best "
+        f"score's 95 % interval is {text(width)} wide, the whole front {text(spread)} "
+        "(a larger data.val_fraction narrows it, training anew)"
+    )
+
+
 def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 

@@ -16,6 +16,7 @@ from nas.records import (
     pareto_front,
     preference,
     to_json,
+    too_few_examples,
 )
 from search_spaces.cell import CellArch, CellSpace
 from search_spaces.space import Space
@@ -73,6 +74,20 @@ def test_no_front_has_a_subnet_that_was_judged_in_part() -> None:
     part, whole = point(0.9, 0.1, 1, complete=False), point(0.5, 0.1, 1)
     assert pareto_front([part, whole]) == [whole]
     assert pareto_front([part]) == []
+
+
+@pytest.mark.parametrize("metric", [TOP1, MAE])
+def test_a_front_narrower_than_its_best_interval_says_so(metric: Metric) -> None:
+    best, other = point(0.5, 0.9, 2, metric=metric), point(0.4, 0.1, 1, metric=metric)
+    for half, says in ((0.04, False), (0.06, True)):
+        score = replace(best.score, low=0.5 - half, high=0.5 + half)
+        said = too_few_examples([replace(best, score=score), other])
+        assert bool(said) == says
+        if says:
+            wide, whole = metric.text(2 * half), metric.text(0.1)
+            assert "100 examples of val hardly tell" in said
+            assert f"interval is {wide} wide, the whole front {whole}" in said
+    assert too_few_examples([best]) == ""
 
 
 def test_the_better_is_preferred_and_of_equal_ones_the_cheaper() -> None:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 SIDE = 24  # pixels of an image
 COUNTS = {"train": 12_000, "val": 2_000, "test": 2_000}  # images of each split
-DIGIT, FRAGMENT = (13.0, 20.0), (9.0, 14.0)  # pixels a side of a whole scan, drawn between these
-TURN = 30.0  # degrees, to either side
+DIGIT, FRAGMENT = (12.0, 20.0), (9.0, 14.0)  # pixels a side of a whole scan, drawn between these
+TURN = 25.0  # degrees, to either side
 NUM_FRAGMENTS, WINDOW = 4, 4  # parts of other scans in an image, and their side in a scan's pixels
 
 
@@ -41,13 +41,13 @@ def fragments(scans: Tensor, generator: Generator, count: int) -> Iterator[Tenso
 
 
 def placed(scans: Tensor, sizes: tuple[float, float], generator: Generator) -> Tensor:
-    """Each scan (n, S, S) at a random size, angle and place of an image (n, H, H) of zeros."""
+    """Each scan (n, S, S) at a random size, angle and place within an image (n, H, H) of zeros."""
     n, (least, most) = len(scans), sizes
     size, turn, x, y = torch.rand(4, n, generator=generator)
     size = least + (most - least) * size
     turn = torch.deg2rad(TURN * (2 * turn - 1))
     # In coordinates of the image, which runs from -1 to 1.
-    room = 1 - size / (2 * SIDE)
+    room = 1 - size / SIDE
     centre = torch.stack([(2 * x - 1) * room, (2 * y - 1) * room], 1)
     cos, sin = turn.cos(), turn.sin()
     rotation = torch.stack([cos, sin, -sin, cos], 1).view(n, 2, 2) * (SIDE / size)[:, None, None]

@@ -77,7 +77,12 @@ def open_cluttered(config: DataConfig, generator: Generator) -> Source:
     """Images of 24x24 pixels made of scikit-learn's digits; no scan is in two splits."""
     facts = {"img_size": SIDE, "in_chans": 1, "num_classes": 10}
     for key, value in facts.items():
-        check(f"data.{key}", getattr(config, key) == value, f"{value} for it", getattr(config, key))
+        check(
+            f"data.{key}",
+            getattr(config, key) == value,
+            f"{value} for cluttered_digits",
+            getattr(config, key),
+        )
     digits = load_digits()
     scans = torch.from_numpy(digits.images * (255 / 16))
     classes, names = torch.from_numpy(digits.target).long(), tuple(map(str, range(10)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from nas.records import Candidate, pareto_front
+from nas.records import Candidate, pareto_front, too_few_examples
 from nas.report import draw, show
 from nas.report.draw import BLUE, GREY, INK, VERMILION
 from nas.report.run_files import RunFiles
@@ -34,6 +34,7 @@ def pareto(files: RunFiles) -> str:
     whole = [one.score.num_examples for one in judged if one.score.complete]
     met, partial = sum(map(files.meets, judged)), len(judged) - len(whole)
     bounds = ", ".join(map(show.bound, files.budgets))
+    few = too_few_examples(pareto_front([one for one in judged if files.meets(one)]))
     caption = show.paragraph(
         f"{len(judged):,} architectures were evaluated so far, smallest and largest among them.",
         search and f"The last search has {search.num_trials:,} trials.",
@@ -48,6 +49,7 @@ def pareto(files: RunFiles) -> str:
         files.card and f"Latency measured on {text(files.card.describe())}.",
         "Bars on the named subnets are 95&nbsp;% intervals: smaller differences may be chance. "
         "Hover over a point for its architecture and all figures.",
+        few and text(few),
         files.num_others
         and f"{files.num_others:,} of other weights, another target or an older format are not "
         "shown.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from nas.records import Candidate, pareto_front
+from nas.records import Candidate, pareto_front, too_few_examples
 from nas.results import SearchResult
 from search_spaces.space import Arch, Space, to_record
 
@@ -18,6 +18,8 @@ def show_answer(result: SearchResult[Arch], space: Space[Arch], console: Console
     assert chosen is not None
     if front:  # another worker's session may have widened the interval of the only one
         console.print(candidate_table("Pareto front on val, within the budgets", front, space))
+        if few := too_few_examples(front):
+            console.print(few, markup=False, soft_wrap=True)
     console.print(candidate_table("chosen, and the largest", [chosen, result.largest], space))
     console.print(describe_choice(result, chosen), markup=False, soft_wrap=True)
 
