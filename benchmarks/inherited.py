@@ -267,7 +267,7 @@ def fastnas_of(bench: Bench, ratio: float, minutes: float, largest: nn.Module) -
 
     FastNAS cannot be told a latency here: it is told the FLOPs at which it just meets the one.
     """
-    import modelopt.torch.prune as mtp
+    import modelopt.torch.prune as mtp  # type: ignore[import-not-found]
 
     begin = time.monotonic()
     epoch = bench.data.num_train // bench.config.data.batch_size

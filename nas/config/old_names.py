@@ -48,8 +48,8 @@ def renewed_settings(settings: Mapping[str, object]) -> dict[str, object]:
     space, data, train, target = (found.get(key) for key in ("space", "data", "train", "target"))
     if not (isinstance(space, dict) and isinstance(data, dict) and isinstance(train, dict)):
         return found
-    for key, value in {"init": "", "update": "step"}.items():
-        train.setdefault(key, value)
+    for part, values in as_before(settings).items():
+        found[part] |= values  # type: ignore[operator]
     if "patch_size" not in data or "label_smoothing" not in train:
         return found
     patch_size, smoothing = data.pop("patch_size"), train.pop("label_smoothing")
@@ -84,12 +84,28 @@ def renewed_overrides(
         for pattern, replacement in OVERRIDES:
             text = pattern.sub(replacement, text)
         renewed.append(text)
+    added = as_before(before)
+    renewed += [f"++{part}.{key}={v}" for part in added for key, v in added[part].items()]
     space = now.get("space")
     if "task" in now and "task" not in before and isinstance(space, Mapping):
-        added = {key: space[key] for key in ("supernet", "patch_size") if key in space}
+        found = {key: space[key] for key in ("supernet", "patch_size") if key in space}
         # The size of patches came with the data, and a space of the user's own has neither.
-        renewed += [f"++space.{key}={value}" for key, value in added.items()]
+        renewed += [f"++space.{key}={value}" for key, value in found.items()]
     return renewed
+
+
+def as_before(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """What a run without these options did, which is not their default of now; by part."""
+    parts: dict[str, dict[str, object]] = {"train": {"init": "", "update": "step"}}
+    paths = settings.get("paths")
+    if isinstance(paths, Mapping) and str(paths.get("_target_")).endswith(".SandwichPaths"):
+        parts["paths"] = {"largest_first": 0.0}
+    added = {}
+    for part, values in parts.items():
+        known = settings.get(part)
+        if isinstance(known, Mapping):
+            added[part] = {key: value for key, value in values.items() if key not in known}
+    return added
 
 
 def renewed_classes(node: object) -> object:

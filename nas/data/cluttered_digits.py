@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 SIDE = 24  # pixels of an image
 COUNTS = {"train": 12_000, "val": 2_000, "test": 2_000}  # images of each split
-DIGIT, FRAGMENT = (12.0, 20.0), (9.0, 14.0)  # pixels a side of a whole scan, drawn between these
-TURN = 25.0  # degrees, to either side
-NUM_FRAGMENTS, WINDOW = 4, 4  # parts of other scans in an image, and their side in a scan's pixels
+DIGIT, FRAGMENT = (14.0, 20.0), (9.0, 14.0)  # pixels a side of a whole scan, drawn between these
+TURN = 15.0  # degrees, to either side
+NUM_FRAGMENTS, WINDOW = 2, 4  # parts of other scans in an image, and their side in a scan's pixels
 
 
 def cluttered(scans: Tensor, generator: Generator, count: int) -> tuple[Tensor, Tensor]:

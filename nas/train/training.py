@@ -175,8 +175,7 @@ class Training:
         torch.nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
         if needed == "clipped_choice":
             norms = [self.norms_of(paths[0], norm)]
-        values = (value for each in norms for value in each.values)
-        found = torch.stack([*passed.losses, norm, *values])
+        found = torch.stack([*passed.losses, norm, *(v for each in norms for v in each.values)])
         self.ranks.average([found])  # the losses; the norms are equal already
         figures = found.tolist()  # the one wait
         path_losses, total_norm = figures[: len(paths)], figures[len(paths)]

@@ -1,10 +1,10 @@
 """Digits among fragments of others: what is drawn, and that no scan is in two splits."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -63,7 +63,7 @@ def test_targets_are_the_classes_of_the_scans(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cluttered_digits, "TURN", 0.0)
     monkeypatch.setattr(cluttered_digits, "DIGIT", (SIDE, SIDE))
     source = opened(0)
-    digits: Any = images.load_digits()
+    digits = load_digits()
     scans = torch.from_numpy(digits.images * (255 / 16)).float()
     large = F.interpolate(scans[:, None], SIDE, mode="bilinear", align_corners=False)
     for image, target in zip(source.pixels, source.targets, strict=True):  # type: ignore[arg-type]
