@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 from omegaconf import OmegaConf
@@ -124,8 +125,17 @@ def test_cells_have_no_patches() -> None:
     space, supernet = build_space(renewed["space"])
     assert (supernet, space.num_archs()) == (CellSupernet, 2**6)
     assert renewed_overrides(["data.patch_size=3"], settings, renewed) == [  # type: ignore[arg-type]
-        "++space.supernet=supernet.families.cell.CellSupernet"
+        "++train.init=",
+        "++train.update=step",
+        "++paths.largest_first=0.0",
+        "++space.supernet=supernet.families.cell.CellSupernet",
     ]
+
+
+def test_what_is_now_another_default_stays_as_it_was(run: Path) -> None:
+    config = go_on()
+    assert (config.train.init, config.train.update) == ("", "step")
+    assert len(config.paths(space=config.space).draw(Random(0))) == 4  # from the first step on
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -76,6 +76,8 @@ def test_within_a_pass_alone_there_is_its_own_gradient_only() -> None:
 
 # Norms of paths, in a real step
 
+SANDWICH = "paths.largest_first=0"  # from the first step on
+
 
 def spy_on(
     paths: PathSampler[Any], monkeypatch: pytest.MonkeyPatch
@@ -126,7 +128,7 @@ def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
     attribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = "paths=sandwich_importance", f"paths.random.attribution={attribution}"
-    training = make_training(*sampler, "train.update=step")
+    training = make_training(*sampler, SANDWICH, "train.update=step")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
     batch = next(training.epoch_batches())
@@ -145,7 +147,7 @@ def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
 def test_norms_of_a_path_that_moves_the_weights_are_of_its_own_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    training = make_training("paths=sandwich_importance", "train.update=path")
+    training = make_training("paths=sandwich_importance", SANDWICH, "train.update=path")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
     batch = next(training.epoch_batches())
@@ -172,7 +174,9 @@ def test_a_sandwich_that_learns_has_the_gradient_of_one_that_does_not(
 ) -> None:
     gradients = []
     for norms in ("none", "path", "choice"):
-        training = make_training("paths=sandwich", "train.clip_grad=0", "train.update=step")
+        training = make_training(
+            "paths=sandwich", SANDWICH, "train.clip_grad=0", "train.update=step"
+        )
         training.paths.norms = norms
         seen = spy_on(training.paths, monkeypatch)
         training.train_step(next(training.epoch_batches()))

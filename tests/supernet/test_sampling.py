@@ -88,9 +88,33 @@ def test_a_sandwich_is_filled_with_what_another_sampler_draws_and_teaches_it(nam
     single = PATHS[name](space=SPACE)
     learn_paths(single, SPACE, steps=80)
     assert sandwich.norms == single.norms
-    assert sandwich.state_dict() == single.state_dict()
+    assert sandwich.state_dict() == {"largest_alone": False, **single.state_dict()}
     assert sandwich.figures() == single.figures()
     assert sandwich.draw(Random(5))[1:-1] == draw_many(single, Random(5), 4)
+
+
+def test_the_largest_learns_alone_for_its_share_of_the_epochs() -> None:
+    sandwich = SandwichPaths(1, largest_first=0.25, space=SPACE)
+    roles = []
+    for epoch in range(6):
+        sandwich.begin_epoch(epoch, 6)
+        roles.append([path.role for path in sandwich.draw(Random(0))])
+    assert roles == [["largest"]] * 2 + [["largest", "random", "smallest"]] * 4
+
+
+def test_a_sandwich_that_goes_on_in_the_middle_of_an_epoch_draws_as_before() -> None:
+    sandwich, other = (SandwichPaths(1, largest_first=0.5, space=SPACE) for _ in range(2))
+    sandwich.begin_epoch(0, 2)
+    other.load_state_dict(sandwich.state_dict())
+    assert [path.role for path in other.draw(Random(0))] == ["largest"]
+    other.load_state_dict({})  # of a version that had no such share
+    assert len(other.draw(Random(0))) == 3
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 2.0])
+def test_a_share_that_leaves_nothing_for_the_others_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"largest_first must be in \[0, 1\), got"):
+        SandwichPaths(1, largest_first=share, space=SPACE)
 
 
 @pytest.mark.parametrize("num_random", [-1, 1.5, True, "2", None])

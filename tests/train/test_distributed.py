@@ -58,9 +58,10 @@ UNIFORM = (*TINY, "paths=uniform", "distillation=none")
 LEARNING = (
     *TINY,
     "paths=sandwich_importance",
+    "paths.largest_first=0",
     "examples=importance",
     "train.epochs=5",
-    "train.lr=0.2",
+    "train.lr=0.05",
     "train.variance_draws=2",
 )
 DIVERGING = (*TINY, "train.warmup_epochs=0", "train.lr=1e30")

@@ -104,6 +104,7 @@ def go_on(config: Config, run: Path) -> None:
     train.train(config, run, Console(quiet=True))
 
 
+SANDWICH = "paths.largest_first=0"  # from the first step on
 TOGETHER = "train.update=step"  # the weights move once, by the mean gradient of the paths
 
 
@@ -534,7 +535,7 @@ def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
     hard_weight: float,
 ) -> None:
     options = (f"distillation.hard_weight={hard_weight}", "train.clip_grad=0", TOGETHER)
-    training = make_training(*options)
+    training = make_training(*options, SANDWICH)
     batch = next(training.epoch_batches())
     supernet = copy.deepcopy(training.network)
     generator, space = same_generator(training.path_generator), training.config.space
@@ -553,7 +554,7 @@ def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
 @pytest.mark.parametrize("hard_weight", [0.0, 0.25])
 def test_weights_move_after_each_path_by_its_own_gradient(hard_weight: float) -> None:
     options = f"distillation.hard_weight={hard_weight}", "train.clip_grad=0.5", "train.update=path"
-    training = make_training(*options)
+    training = make_training(*options, SANDWICH)
     batch = next(training.epoch_batches())
     supernet = copy.deepcopy(training.network)
     generator, space = same_generator(training.path_generator), training.config.space
