@@ -9,7 +9,9 @@ demo: $(INSTALLED)
 	$(BIN)/nas measure experiment=demo
 	$(BIN)/nas train experiment=demo
 	$(BIN)/nas search experiment=demo
+	$(BIN)/nas finetune experiment=demo
 	$(BIN)/nas export experiment=demo
+	$(BIN)/nas export run=runs/demo/finetuned
 	$(BIN)/nas report experiment=demo
 
 test: $(INSTALLED)
