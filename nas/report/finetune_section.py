@@ -55,15 +55,18 @@ def told(files: RunFiles, line: Logged, alone: Alone) -> str:
 
 def ways_figure(files: RunFiles, rows: dict[Arch, Found]) -> go.Figure:
     """The score of each way with its interval, a subnet a row."""
-    name, traces = files.metric.name, []
+    name, traces, ends = files.metric.name, [], []
     for way, colour in COLOURS.items():
         own = {arch: found[way][0].figures for arch, found in rows.items() if way in found}
         values = [one[name] for one in own.values()]
-        bars = draw.error_bars(values, [(one["low"], one["high"]) for one in own.values()], colour)
+        intervals = [(one["low"], one["high"]) for one in own.values()]
+        bars = draw.error_bars(values, intervals, colour)
+        ends += [end for pair in intervals for end in pair]
         look = {"marker": {"color": colour, "size": 10}, "error_x": bars, "orientation": "h"}
         names = [show.arch(files.space, arch, "<br>") for arch in own]
         traces.append(draw.trace(values, names, way, f"{way} %{{x}}", **look))
     form = show.tick_format(files.metric.is_fraction)
     height = 190 + 100 * len(rows)
     drawn = draw.figure(show.axis(files.metric), "", traces, height=height, x_format=form)
+    drawn.update_xaxes(range=draw.limits(ends, ()))  # horizontal traces would begin at zero
     return draw.named_rows(drawn).update_layout(scattermode="group", showlegend=True)
