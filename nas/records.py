@@ -232,7 +232,7 @@ def too_few_examples(front: Sequence[Candidate[ArchT]]) -> str:
     return (
         f"{best.num_examples} examples of {best.split} hardly tell these subnets apart: the best "
         f"score's 95 % interval is {text(width)} wide, the whole front {text(spread)} "
-        "(a larger data.val_fraction narrows it, training anew)"
+        "(more examples narrow it)"
     )
 
 

@@ -30,7 +30,13 @@ from nas.files import write_atomic
 TRAINING_GROUPS = ("space", "source", "data", "task", "paths", "examples", "distillation")
 TRAINING_KEYS = ("seed", "train", *TRAINING_GROUPS)
 FREE_DATA_KEYS = ("data.root", "data.workers")
-FREE_TRAIN_KEYS = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every")
+FREE_TRAIN_KEYS = (
+    "train.init",  # the folder may move
+    "train.device",
+    "train.threads",
+    "train.log_every",
+    "train.checkpoint_every",
+)
 FREE_KEYS = (*FREE_DATA_KEYS, *FREE_TRAIN_KEYS)
 
 MEMORY = "overrides.yaml"  # of the command that made the run; written first, it marks a run folder

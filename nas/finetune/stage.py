@@ -32,7 +32,8 @@ FOLDERS = {"supernet": "finetuned", "scratch": "scratch"}  # by what training be
 # The parts that a subnet alone is trained with; of some files, the options that they have.
 PARTS = ("paths", "examples", "distillation")
 OPTIONS = {"single": ("arch",), "frozen": ("hard_weight", "temperature")}
-KEPT = (*FREE_KEYS, "wandb.mode", "wandb.project")  # as this command says, not the supernet's
+# As this command says, not the supernet's.
+KEPT = (*(key for key in FREE_KEYS if key != "train.init"), "wandb.mode", "wandb.project")
 
 
 def finetune(config: Config, run: Path, console: Console) -> None:

@@ -30,7 +30,13 @@ from supernet.sampling.examples import UniformData
 from supernet.sampling.paths import SinglePath
 
 # Settings that only the training of a supernet reads.
-UNUSED = ("train.eval_every", "train.probes", "train.snapshots", "train.variance_draws")
+UNUSED = (
+    "train.update",
+    "train.eval_every",
+    "train.probes",
+    "train.snapshots",
+    "train.variance_draws",
+)
 
 
 def train_standalone(

@@ -57,7 +57,7 @@ def read_run(run: Path) -> RunFiles:
         is_outdated=outdated,
         probabilities=reader.file(Probabilities, "paths.json", "train"),
         rank=reader.file(RankResult, "rank.json", "rank"),
-        alone=tuple(read_alone(path, reader) for path in alone_folders(run)),
+        alone=tuple(filter(None, (read_alone(path, reader) for path in alone_folders(run)))),
     )
 
 
@@ -67,9 +67,12 @@ def alone_folders(run: Path) -> list[Path]:
     return [path for path in found if (path / "metrics.jsonl").is_file()]
 
 
-def read_alone(folder: Path, reader: "Reader") -> Alone:
+def read_alone(folder: Path, reader: "Reader") -> Alone | None:
+    """None for another run that has such a name."""
     where = str(folder / "config.yaml")
     settings = checked(AloneSettings, read_settings(folder), where)
+    if settings.paths.arch is None:
+        return None
     try:
         arch = reader.space.from_record(settings.paths.arch)
     except ValueError as error:

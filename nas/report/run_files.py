@@ -36,7 +36,7 @@ class Settings:
 class OnlyPath:
     __pydantic_config__ = SOME
 
-    arch: dict[str, object]
+    arch: dict[str, object] | None = None  # None for a run that is no single subnet's
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Draws:
         seed = self.path_generator.getrandbits(32)
         batch = next(training.data.train_batches(indices[:size], batch_size=size, seed=seed))
         paths = self.paths.draw(self.path_generator)
-        training.backward(batch, weights[:size].to(training.device), paths)
+        weights, teacher = weights[:size].to(training.device), training.taught(batch)
+        training.backward(batch, weights, paths, teacher=teacher)
         moments.add(training.parameters)
 
 

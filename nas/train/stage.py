@@ -111,11 +111,10 @@ def prepare(
     size, rule = config.data.batch_size, f"at most the {data.num_train} training examples"
     check("data.batch_size", size <= data.num_train, rule, size)
     say = partial(console.print, markup=False, soft_wrap=True)
-    supernet, teacher = initial_weights(config, say)
-    if config.train.init:
-        check_data(Path(config.train.init), data)
+    state = load_checkpoint(run, device, say)
+    supernet, teacher = initial_weights(config, data, say, is_new=state is None)
     training = Training(config, supernet, data, device, ranks, teacher)
-    if state := load_checkpoint(run, device, say):
+    if state is not None:
         check_data(run, data)
         training.load_state_dict(state)
     elif ranks.is_first:

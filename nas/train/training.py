@@ -46,9 +46,9 @@ class Training:
     """Everything that changes while training: what a checkpoint holds, the same on all ranks.
 
     `network` is a supernet, or a plain model whose paths are all the same one. The largest subnet
-    of a frozen `teacher` teaches where config.distillation says so. Each rank learns
-    from its part of every batch, and from what the others found in theirs. The gradients are
-    averaged once a step, and once for each path whose norm is needed, rather than by
+    of a frozen `teacher` teaches where config.distillation says so. Each rank learns from its part
+    of every batch, and from what the others found in theirs. The gradients are averaged whenever
+    the weights move, and for each path whose norm is needed, rather than by
     DistributedDataParallel, which expects one backward pass through the same weights every step.
     Batch norms use the statistics of a rank's own part.
     """
@@ -144,13 +144,15 @@ class Training:
         the weights by it.
         """
         paths = self.paths.draw(self.path_generator)
-        teacher, losses, scores, norm = self.taught(batch), [], [], 0.0
+        teacher, norm = self.taught(batch), 0.0
+        losses: list[float] = []
+        scores: list[Tensor] = []
         self.scheduler.step_update(self.step)
         for group in [paths] if self.config.train.update == "step" else [[p] for p in paths]:
             passed = self.backward(batch, self.weights_of(batch), group, self.ranks, teacher)
             teacher = passed.teacher
-            path_losses, norm = self.move(group, passed)
-            losses += path_losses
+            path_losses, path_norm = self.move(group, passed)
+            losses, norm = losses + path_losses, max(norm, path_norm)
             scores += passed.scores
         if scores:
             mean_scores = self.ranks.gather(torch.stack(scores).mean(0))

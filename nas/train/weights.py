@@ -28,25 +28,27 @@ def new_supernet(config: Config) -> Supernet[Arch]:
 
 
 def initial_weights(
-    config: Config, warn: Callable[[str], None]
+    config: Config, data: Dataset, warn: Callable[[str], None], *, is_new: bool
 ) -> tuple[Supernet[Arch], Supernet[Arch] | None]:
     """The supernet that training begins with, and the frozen one that teaches it, if one does.
 
-    Raises ValueError for a run in train.init that cannot give them.
+    A training that is not new has a checkpoint, and needs of the run in train.init the teacher
+    alone. Raises ValueError for a run there that cannot give them.
     """
-    supernet = new_supernet(config)
-    if not config.train.init:
+    supernet, taught = new_supernet(config), config.distillation.teacher == "init"
+    if not config.train.init or not (is_new or taught):
         return supernet, None
     init = Path(config.train.init)
     state = load_state(init, warn, "train.init")
+    check_data(init, data)
+    rule = "a finished run, whose largest subnet teaches (distillation)"
+    check("train.init", state["finished"] or not taught, rule, f"{init} at step {state['step']}")
     try:
         supernet.load_state_dict(state["ema"])
     except RuntimeError as error:  # names every tensor that is missing or of another shape
         rule = "a run of the same space, source and sizes of data"
         raise ValueError(f"train.init must be {rule}, got {init}: {error}") from error
-    if config.distillation.teacher != "init":
-        return supernet, None
-    return supernet, deepcopy(supernet)
+    return supernet, deepcopy(supernet) if taught else None
 
 
 def check_supernet(config: Config) -> None:

@@ -144,7 +144,7 @@ class SandwichPaths(PathSampler[ArchT]):
         self.norms: Norms = self.random.norms
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.largest_alone = epoch < self.largest_first * epochs
+        self.largest_alone = epoch < round(self.largest_first * epochs)
         self.random.begin_epoch(epoch, epochs)
 
     def draw(self, generator: Random) -> list[Path[ArchT]]:

@@ -23,6 +23,7 @@ from nas.data.batches import load
 from nas.evaluate import calibrated, evaluate
 from nas.files import write_atomic
 from nas.finetune.stage import literal
+from nas.train.checkpoint import save_checkpoint
 from nas.train.training import Training
 from nas.train.weights import initial_weights, load_supernet, new_supernet
 from search_spaces.space import to_record
@@ -119,7 +120,7 @@ def tuned(tuned_run: Path, tmp_path: Path) -> Path:
 
 def training_of(config: Config) -> Training:
     data = load(config.data, config.task, seed=config.seed, device=CPU)
-    supernet, teacher = initial_weights(config, pytest.fail)
+    supernet, teacher = initial_weights(config, data, pytest.fail, is_new=True)
     return Training(config, supernet, data, CPU, teacher=teacher)
 
 
@@ -237,6 +238,37 @@ def test_the_teacher_never_moves_and_is_the_supernets_after_a_resume_too(
     assert_close(resumed.teacher.state_dict(), ema, rtol=0, atol=0)
     moved = resumed.network.state_dict()
     assert any(not torch.equal(moved[name], ema[name]) for name in ema)
+
+
+def test_a_supernet_that_is_not_finished_teaches_nothing(
+    run: Path, taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoint(run)
+    save_checkpoint(run, {**state, "finished": False})
+    message = "train.init must be a finished run, whose largest subnet teaches (distillation), got"
+    assert_refused(main(["train", f"run={taught}"]), capsys, message, stage="train")
+
+
+def test_a_run_that_has_moved_is_gone_on_with(
+    run: Path, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = Training.train_step
+
+    def stopped(self: Training, batch: Batch) -> dict[str, float]:
+        figures = train_step(self, batch)
+        signal.raise_signal(signal.SIGTERM)
+        return figures
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_step", stopped)
+        assert finetune(run, wanted) == 128 + signal.SIGTERM
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    run.rename(tmp_path / "moved")
+    assert main(["train", f"run={tmp_path / 'moved' / 'finetuned_wanted'}"]) == 0
+    assert finetune(whole, f"arch={whole / 'wanted.json'}") == 0
+    ends = [checkpoint(tmp_path / name / "finetuned_wanted") for name in ("moved", "whole")]
+    assert ends[0]["finished"]
+    assert_close(ends[0]["ema"], ends[1]["ema"], rtol=0, atol=0)
 
 
 def test_the_weight_of_labels_is_the_supernets(
@@ -437,8 +469,8 @@ def test_a_run_folder_may_have_any_name(
     assert folder == run / f"finetuned_{name}"
     assert Path(config.train.init) == run.resolve()
     assert (run / f"scratch_{name}" / MEMORY).is_file()
-    supernet, _ = initial_weights(config, pytest.fail)
-    assert_close(supernet.state_dict(), checkpoint(run)["ema"], rtol=0, atol=0)
+    begun = training_of(config).network.state_dict()
+    assert_close(begun, checkpoint(run)["ema"], rtol=0, atol=0)
 
 
 def test_device_data_and_wandb_are_as_this_command_says(
