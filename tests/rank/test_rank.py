@@ -333,7 +333,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_alone(
 
     monkeypatch.setattr("supernet.image_tasks.Classification.training_loss", broken)
     assert rank(run, *ALONE) == 1
-    assert "loss is nan at step 0 for the standalone ViTArch" in capsys.readouterr().err
+    assert "loss is nan at step 0 for the single ViTArch" in capsys.readouterr().err
 
 
 # Tables of benchmarks
