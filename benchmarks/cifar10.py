@@ -8,6 +8,21 @@ import numpy as np
 # All images as JPEG bytes; README.md of that folder says where they come from.
 PACKED = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "cifar10_jpeg.npz"
 
+# Of a supernet on such a folder; data.root is to be added.
+SETTINGS = (
+    "experiment=cifar10_small",
+    "data=image_folder",
+    "data.num_classes=10",
+    "data.img_size=32",
+    "data.mean=[0.4914,0.4822,0.4465]",
+    "data.std=[0.2470,0.2435,0.2616]",
+    "data.loader=resident",
+    "data.workers=0",
+    "data.shift=4",
+    "data.mixup=0",
+    "data.cutmix=0",
+)
+
 
 def unpack(packed: Path, folder: Path, per_class: int) -> Path:
     """The folder, with train/<class>/ and test/<class>/ of the first `per_class` images (or all).

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
-from benchmarks.cifar10 import PACKED, unpack
+from benchmarks.cifar10 import PACKED, SETTINGS, unpack
+from benchmarks.kept import kept
 from nas.config.config import Config, parse
 from nas.config.run_folder import compose_config
 from nas.data.batches import Dataset, load
 from nas.evaluate import evaluate
-from nas.files import write_atomic
 from nas.train.training import Training
 from nas.train.weights import new_supernet
 from search_spaces.space import Arch, Space, to_record
@@ -47,16 +47,7 @@ COMMON = (
 )
 DATA = {
     "cluttered_digits": ("data=cluttered_digits", "space.patch_size=4", "train.lr=2e-3"),
-    "cifar10": (
-        "experiment=cifar10_small",
-        "data=image_folder",
-        "data.num_classes=10",
-        "data.mean=[0.4914,0.4822,0.4465]",
-        "data.std=[0.2470,0.2435,0.2616]",
-        "data.img_size=32",
-        "data.shift=4",
-        "train.lr=1e-3",
-    ),
+    "cifar10": (*SETTINGS, "train.lr=1e-3"),
 }
 TOGETHER = ("train.update=step", "paths.largest_first=0")  # as it was before
 ONLY_PATH = ("train.update=path", "paths.largest_first=0")
@@ -98,7 +89,7 @@ def main() -> None:
     data = load(config.data, config.task, seed=config.seed, device=CPU)
     archs = subnets(config.space)
     alone = {
-        name: known(work / f"alone_{name}.json", partial(train_alone, config, data, arch))
+        name: kept(work / f"alone_{name}.json", partial(train_alone, config, data, arch))
         for name, arch in archs.items()
     }
     print("alone", {name: round(one["top1"], 4) for name, one in alone.items()}, flush=True)
@@ -106,7 +97,7 @@ def main() -> None:
     for variant in options.variants:
         own = [times(config.train.lr, override) for override in VARIANTS[variant]]
         train = partial(train_all, parse(compose_config([*common, *own])), data, archs)
-        found[variant] = gaps(alone, known(work / f"supernet_{variant}.json", train))
+        found[variant] = gaps(alone, kept(work / f"supernet_{variant}.json", train))
         print(variant, json.dumps(found[variant]), flush=True)
     print(json.dumps(found))
 
@@ -146,14 +137,6 @@ def subnets(space: Space[Arch]) -> dict[str, Arch]:
     generator = Random(SUBNET_SEED)
     drawn = {str(number): space.sample(generator) for number in range(NUM_SUBNETS)}
     return {"smallest": space.smallest(), "largest": space.largest(), **drawn}
-
-
-def known(path: Path, make: Any) -> dict[str, Any]:
-    """What a file holds, made and written where there is none."""
-    if not path.exists():
-        write_atomic(path, json.dumps(make()))
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def train_alone(config: Config, data: Dataset, arch: Arch) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Draws:
         seed = self.path_generator.getrandbits(32)
         batch = next(training.data.train_batches(indices[:size], batch_size=size, seed=seed))
         paths = self.paths.draw(self.path_generator)
-        weights, teacher = weights[:size].to(training.device), training.taught(batch)
+        weights, teacher = weights[:size].to(training.device), training.teacher_outputs(batch)
         training.backward(batch, weights, paths, teacher=teacher)
         moments.add(training.parameters)
 

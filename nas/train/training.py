@@ -144,7 +144,7 @@ class Training:
         the weights by it.
         """
         paths = self.paths.draw(self.path_generator)
-        teacher, norm = self.taught(batch), 0.0
+        teacher, norm = self.teacher_outputs(batch), 0.0
         losses: list[float] = []
         scores: list[Tensor] = []
         self.scheduler.step_update(self.step)
@@ -237,8 +237,8 @@ class Training:
         return outputs
 
     @torch.no_grad()
-    def taught(self, batch: Batch) -> Tensor | None:
-        """Outputs of the frozen teacher's largest subnet, None without one."""
+    def teacher_outputs(self, batch: Batch) -> Tensor | None:
+        """Outputs (B, ...) of the frozen teacher's largest subnet, None without one."""
         if self.teacher is None:
             return None
         with autocast(self.device, enabled=self.bf16):
