@@ -1,6 +1,6 @@
 """Is a subnet of a supernet as good as the same network alone, and better than what else one does?
 
-CIFAR-10 (18,000 training images, 2,000 val, 2,000 test of 32x32), experiment=cifar10_small. A
+CIFAR-10 (18,000 training images, 2,000 val, 4,000 test of 32x32), experiment=cifar10_small. A
 supernet is trained, searched for half of the largest's latency, and the subnet found is fine-tuned
 for a tenth of the steps. Beside it, with the same recipe: five subnets and seven more trained alone
 for as many steps as the supernet; the plain ViT scaled uniformly to the same latency; and NVIDIA's
