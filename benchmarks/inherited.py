@@ -5,9 +5,10 @@ supernet is trained, searched for half of the largest's latency, and the subnet 
 for a tenth of the steps. Beside it, with the same recipe: five subnets and seven more trained alone
 for as many steps as the supernet; the plain ViT scaled uniformly to the same latency; and NVIDIA's
 FastNAS (the largest trained, its MLPs pruned to the same latency, fine-tuned) in as many minutes
-altogether as the supernet, its search and its fine-tuning took. Choices are made on val, all scores
-are of test. What was trained is kept in the work folder and not trained again; what was killed
-begins anew.
+altogether as the supernet, its search and its fine-tuning took. Gaps are inherited less alone.
+Choices are made on val, all scores are of test. All run on one thread, and minutes are of its CPU
+time, so that seeds can run side by side. What was trained is kept in the work folder and not
+trained again; what was killed begins anew.
 FastNAS needs its package, in a folder of its own since it pins others (leave it out: --no-fastnas):
     pip install --no-deps --target modelopt nvidia-modelopt==0.47.0 pulp regex torchprofile==0.0.4
 Command: PYTHONPATH=.:modelopt python benchmarks/inherited.py --seeds 0. Last line: JSON.
@@ -15,6 +16,7 @@ Command: PYTHONPATH=.:modelopt python benchmarks/inherited.py --seeds 0. Last li
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from scipy.stats import kendalltau
@@ -39,6 +41,7 @@ from nas.config.run_folder import open_run
 from nas.data.batches import load
 from nas.train.weights import load_supernet, new_supernet
 from search_spaces.space import Arch
+from search_spaces.vit import ViTSpace
 from supernet.supernet import Supernet
 
 NUM_RANKED, SUBNET_SEED = 12, 7
@@ -46,7 +49,7 @@ NUM_RANKED, SUBNET_SEED = 12, 7
 
 def main() -> None:
     options = parse_options()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     folder = unpack(options.cifar10, options.work / "cifar10", 2000)
     found = [one_seed(options, folder, seed) for seed in options.seeds]
     means = {key: round(fmean(one[key] for one in found), 3) for key in found[0]}
@@ -56,7 +59,6 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-fastnas", action="store_true")
     parser.add_argument("--cifar10", type=Path, default=PACKED, help="cifar10_jpeg.npz")
     parser.add_argument("--work", type=Path, default=Path("runs/inherited"))
@@ -95,9 +97,9 @@ def one_seed(options: argparse.Namespace, folder: Path, seed: int) -> dict[str, 
 def pipeline(
     options: argparse.Namespace, folder: Path, seed: int, work: Path
 ) -> tuple[Path, float]:
-    """The run folder of the supernet, and the minutes of its three commands together."""
+    """The run folder of the supernet, and the CPU minutes of its three commands together."""
     run = work / "supernet"
-    threads = [f"{key}.threads={options.threads}" for key in ("train", "target")]
+    threads = [f"{key}.threads=1" for key in ("train", "target")]
     settings = [*SETTINGS, f"data.root={folder}", *threads, f"seed={seed}", *options.settings]
     stages = {"train": settings, "search": [], "finetune": []}
     minutes = {
@@ -137,7 +139,7 @@ def compare(
 def figures(
     rows: dict[str, dict[str, float]], named: list[str], uniform: float, tuned: float
 ) -> dict[str, float]:
-    gaps = {name: 100 * (row["alone"] - row["inherited"]) for name, row in rows.items()}
+    gaps = {name: 100 * (row["inherited"] - row["alone"]) for name, row in rows.items()}
     ways = ([row[way] for row in rows.values()] for way in ("inherited", "alone"))
     return {
         "gap_mean": fmean(gaps[name] for name in named),
@@ -150,14 +152,20 @@ def figures(
 
 
 def timed(stage: str, run: Path, settings: list[str]) -> float:
-    """Minutes of a command, as a user waits for it."""
+    """CPU minutes of a command."""
     if stage == "train":
         shutil.rmtree(run, ignore_errors=True)
-    begin = time.monotonic()
+    begin = of_children()
     command = [sys.executable, "-m", "nas", stage, f"run={run}", *settings]
     with (run.parent / f"{stage}.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True)
-    return (time.monotonic() - begin) / 60
+    return (of_children() - begin) / 60
+
+
+def of_children() -> float:
+    """CPU seconds of all ended child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def median(config: Config, answer: dict[str, Any]) -> Arch:
@@ -175,39 +183,42 @@ def second(config: Config, answer: dict[str, Any], chosen: Arch) -> Arch:
 def alone_of(bench: Bench, arch: Arch) -> dict[str, float]:
     """The same network trained alone, in eval mode after as many steps as the supernet."""
     model = new_supernet(bench.config).extract(arch)
-    begin = time.monotonic()
+    begin = time.process_time()
     trained = train(bench, model, bench.config.train.epochs)
-    return {"alone": bench.score(trained), "minutes": (time.monotonic() - begin) / 60}
+    return {"alone": bench.score(trained), "minutes": (time.process_time() - begin) / 60}
 
 
 def uniform_of(bench: Bench, ratio: float, largest: nn.Module) -> dict[str, float]:
     """The plain ViT whose width and depth shrink together, the slowest within the latency."""
-    sizes = [(width, depth) for width in range(32, 129, 32) for depth in range(1, 6)]
-    times = {size: bench.latency(vit(bench, *size), largest) for size in sizes}
+    space = cast(ViTSpace, bench.config.space)
+    width, depth = max(space.embed_dim), max(space.depth)
+    sizes = [(w, d) for w in range(32, width + 1, 32) for d in range(1, depth + 1)]
     # Scaled as one would: the depth falls with the width.
-    even = [size for size in sizes if abs(size[0] / 128 - size[1] / 5) <= 0.25]
+    even = [size for size in sizes if abs(size[0] / width - size[1] / depth) <= 0.25]
+    times = {size: bench.latency(vit(bench, *size), largest) for size in even}
     size = max((s for s in even if times[s] <= ratio * 1.02), key=times.__getitem__)
-    begin = time.monotonic()
+    begin = time.process_time()
     model = train(bench, vit(bench, *size), bench.config.train.epochs)
     return {
         "width": size[0],
         "depth": size[1],
         "latency": times[size],
         "test": bench.score(model),
-        "minutes": (time.monotonic() - begin) / 60,
+        "minutes": (time.process_time() - begin) / 60,
     }
 
 
 def vit(bench: Bench, width: int, depth: int) -> VisionTransformer:
+    space = cast(ViTSpace, bench.config.space)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bench.config.seed)
         return VisionTransformer(
             img_size=32,
-            patch_size=4,
+            patch_size=space.patch_size,
             num_classes=10,
             embed_dim=width,
             depth=depth,
-            num_heads=width // 32,
+            num_heads=width // space.head_dim,
             class_token=False,
             global_pool="avg",
             weight_init="jax",
