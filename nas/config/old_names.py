@@ -96,7 +96,9 @@ def renewed_overrides(
 
 def as_before(settings: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """What a run without these options did, which is not their default of now; by part."""
-    parts: dict[str, dict[str, object]] = {"train": {"init": "", "update": "step"}}
+    parts: dict[str, dict[str, object]] = {
+        "train": {"init": "", "update": "step", "batches": "shared"}
+    }
     paths = settings.get("paths")
     if isinstance(paths, Mapping) and str(paths.get("_target_")).endswith(".SandwichPaths"):
         parts["paths"] = {"largest_first": 0.0}

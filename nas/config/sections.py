@@ -108,6 +108,7 @@ class TrainConfig:
     warmup_epochs: int
     weight_decay: float  # not applied to norms, biases, position embeddings and coefficients
     update: str  # path (the weights move after each path), step (once, by the mean gradient)
+    batches: str  # own (each path of a step has examples of its own), shared (all have the same)
     clip_grad: float  # largest gradient norm, 0 for none
     ema_decay: float  # of the averaged weights that are evaluated and exported
     snapshots: int  # last epochs whose weights are kept for nas rank
@@ -137,6 +138,7 @@ class TrainConfig:
         check("train.opt", known, "a name of timm's optimizer factory", self.opt)
         check_device("train.device", self.device)
         check_named("train.update", self.update, "path", "step")
+        check_named("train.batches", self.batches, "own", "shared")
         check_named("train.precision", self.precision, "fp32", "bf16", "auto")
         taken = {"smallest", "largest"} & self.probes.keys()
         check("train.probes", not taken, "named other than smallest and largest", sorted(taken))

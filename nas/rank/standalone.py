@@ -32,6 +32,7 @@ from supernet.sampling.paths import SinglePath
 # Settings that only the training of a supernet reads.
 UNUSED = (
     "train.update",
+    "train.batches",
     "train.eval_every",
     "train.probes",
     "train.snapshots",

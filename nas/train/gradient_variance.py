@@ -5,6 +5,7 @@ from random import Random
 
 import torch
 
+from nas.train.lessons import order_of
 from nas.train.training import Training
 from search_spaces.space import Arch
 from supernet.sampling.examples import DataSampler, UniformData
@@ -27,13 +28,14 @@ class Draws:
 
     def add_one(self, training: Training, moments: GradientMoments) -> None:
         """One draw of paths and a batch: its weighted gradient goes into `moments`."""
-        size = training.config.data.batch_size
         indices, weights = self.examples.draw(self.data_generator)
         seed = self.path_generator.getrandbits(32)
-        batch = next(training.data.train_batches(indices[:size], batch_size=size, seed=seed))
         paths = self.paths.draw(self.path_generator)
-        weights, teacher = weights[:size].to(training.device), training.teacher_outputs(batch)
-        training.backward(batch, weights, paths, teacher=teacher)
+        size, parts = training.config.data.batch_size, training.parts_of(len(paths))
+        order = order_of(len(indices) // size, parts, size)[: size * parts]
+        drawn, weights = indices[order], weights[order].to(training.device)
+        batch = next(training.data.train_batches(drawn, batch_size=len(order), seed=seed))
+        training.backward(training.lessons(paths, batch, weights))
         moments.add(training.parameters)
 
 

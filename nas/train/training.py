@@ -17,6 +17,7 @@ from nas.config.run_folder import code_version
 from nas.data.batches import Dataset
 from nas.exits import Diverged
 from nas.train.distributed import ALONE, Ranks
+from nas.train.lessons import Lesson, order_of, split
 from nas.train.optimization import autocast, is_finite, make_optimizer, make_scheduler, uses_bf16
 from search_spaces.space import Arch
 from supernet.sampling.gradients import (
@@ -83,6 +84,7 @@ class Training:
         self.step = 0
         self.indices = torch.empty(0, dtype=torch.long)  # this epoch's draw, (n,)
         self.weights = torch.empty(0)  # (n,)
+        self.order = torch.empty(0, dtype=torch.long)  # of the steps, places in that draw
 
     def state_dict(self) -> State:
         return {
@@ -127,40 +129,57 @@ class Training:
             self.paths.begin_epoch(epoch, epochs)
             drawn = self.data_sampler.draw_epoch(self.data_generator, epoch, epochs)
             self.indices, self.weights = drawn
+        size, parts = self.config.data.batch_size, self.parts_of(self.paths.num_paths)
+        self.order = order_of(self.steps_per_epoch, parts, size)
         # Augmentation is a function of seed, epoch, rank and batch: nothing to save.
         rank, world = self.ranks.rank, self.ranks.world
         stream = (rank,) if rank else ()  # the first rank's is that of training alone
         sequence = np.random.SeedSequence([self.config.seed, epoch], spawn_key=stream)
         seed = int(sequence.generate_state(1)[0])
-        size = self.config.data.batch_size
-        part = self.ranks.part(self.indices[: self.steps_per_epoch * size])
-        return self.data.train_batches(part, batch_size=size // world, seed=seed, start=start)
+        part = self.ranks.part(self.indices[self.order])
+        size = size * parts // world
+        return self.data.train_batches(part, batch_size=size, seed=seed, start=start)
+
+    def parts_of(self, num_paths: int) -> int:
+        """Batches that a step with so many paths has: one for all of them, or one for each."""
+        return num_paths if self.config.train.batches == "own" else 1
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One step from one batch, of which a rank has its part, and its paths.
 
-        The weights move once, by the mean of the paths' gradients, or after each path
-        (train.update). Raises Diverged for a loss or a gradient that is not finite, before it moves
-        the weights by it.
+        The paths share the batch, or each has a part of its own (train.batches). The weights move
+        once, by the mean of the paths' gradients, or after each path (train.update). Raises
+        Diverged for a loss or a gradient that is not finite, before it moves the weights by it.
         """
-        paths = self.paths.draw(self.path_generator)
-        teacher, norm = self.teacher_outputs(batch), 0.0
+        lessons = self.lessons(self.paths.draw(self.path_generator), batch, self.weights_of(batch))
+        teacher, norm = None, 0.0
         losses: list[float] = []
         scores: list[Tensor] = []
         self.scheduler.step_update(self.step)
-        for group in [paths] if self.config.train.update == "step" else [[p] for p in paths]:
-            passed = self.backward(batch, self.weights_of(batch), group, self.ranks, teacher)
+        together = self.config.train.update == "step"
+        for group in [lessons] if together else [[lesson] for lesson in lessons]:
+            passed = self.backward(group, self.ranks, teacher)
             teacher = passed.teacher
-            path_losses, path_norm = self.move(group, passed)
+            path_losses, path_norm = self.move([lesson.path for lesson in group], passed)
             losses, norm = losses + path_losses, max(norm, path_norm)
             scores += passed.scores
         if scores:
-            mean_scores = self.ranks.gather(torch.stack(scores).mean(0))
-            self.data_sampler.observe(self.ranks.gather(batch.indices), mean_scores)
+            own = self.config.train.batches == "own"
+            found = torch.cat(scores) if own else torch.stack(scores).mean(0)
+            self.data_sampler.observe(self.ranks.gather(batch.indices), self.ranks.gather(found))
         self.step += 1
         self.ema.update(self.network, step=self.step)
         lr = self.optimizer.param_groups[0]["lr"]
-        return {"loss": sum(losses) / len(paths), "grad_norm": norm, "lr": lr}
+        return {"loss": sum(losses) / len(lessons), "grad_norm": norm, "lr": lr}
+
+    def lessons(self, paths: list[Path[Arch]], batch: Batch, weights: Tensor) -> list[Lesson]:
+        """What each path learns from; `weights` (B,) are of the batch's examples."""
+        parts = split(batch, self.parts_of(len(paths)))
+        found = list(
+            zip(parts, weights.chunk(len(parts)), self.teacher_outputs(parts), strict=True)
+        )
+        found *= len(paths) // len(parts)
+        return [Lesson(path, *one) for path, one in zip(paths, found, strict=True)]
 
     def move(self, paths: list[Path[Arch]], passed: "Passed") -> tuple[list[float], float]:
         """Moves the weights by the gradient that `paths` left, and tells their sampler of it.
@@ -190,12 +209,7 @@ class Training:
         return path_losses, total_norm
 
     def backward(
-        self,
-        batch: Batch,
-        weights: Tensor,
-        paths: list[Path[Arch]],
-        ranks: Ranks = ALONE,
-        teacher: Tensor | None = None,
+        self, lessons: list[Lesson], ranks: Ranks = ALONE, teacher: Tensor | None = None
     ) -> "Passed":
         """Leaves the gradient of the paths' mean weighted loss, averaged over `ranks`.
 
@@ -205,14 +219,15 @@ class Training:
         scored = self.data_sampler.needs_scores
         self.optimizer.zero_grad()
         passed = Passed(teacher)
-        for path in paths:
+        for path, batch, weights, given in lessons:
             outputs = self.forward(batch, path)
             if scored:
                 outputs.retain_grad()
             hard_loss = task.training_loss(outputs, batch.targets)
-            loss = (weights * teach(task, outputs, hard_loss, passed.teacher)).mean()
-            scale = path.weight / len(paths)
-            if path.role == "random" and self.paths.norms != "none" and len(paths) > 1:
+            teacher = passed.teacher if given is None else given
+            loss = (weights * teach(task, outputs, hard_loss, teacher)).mean()
+            scale = path.weight / len(lessons)
+            if path.role == "random" and self.paths.norms != "none" and len(lessons) > 1:
                 with alone(self.parameters):
                     (scale * loss).backward()
                     self.average_gradients(ranks)
@@ -237,19 +252,29 @@ class Training:
         return outputs
 
     @torch.no_grad()
-    def teacher_outputs(self, batch: Batch) -> Tensor | None:
-        """Outputs (B, ...) of the frozen teacher's largest subnet, None without one."""
-        if self.teacher is None:
-            return None
+    def teacher_outputs(self, parts: list[Batch]) -> list[Tensor | None]:
+        """Outputs of the largest subnet that teach on each part, None where there are none.
+
+        A part that the largest itself learns from, the first, needs none besides.
+        """
+        network, asked = self.teacher, parts
+        if network is None:
+            if self.config.distillation.teacher == "none" or len(parts) == 1:
+                return [None] * len(parts)
+            assert isinstance(self.network, Supernet)  # a plain model has one path
+            network, asked = self.network, parts[1:]
+        inputs = [torch.cat(one) for one in zip(*(part.inputs for part in asked), strict=True)]
         with autocast(self.device, enabled=self.bf16):
-            outputs: Tensor = self.teacher(*batch.inputs, arch=self.config.space.largest())
-        return outputs
+            outputs = network(*inputs, arch=self.config.space.largest())
+        found = outputs.split([len(part.targets) for part in asked])
+        return [None] * (len(parts) - len(asked)) + list(found)
 
     def weights_of(self, batch: Batch) -> Tensor:
         """What the loss of each example (B,) is multiplied by, as drawn for this epoch."""
         size = len(batch.targets) * self.ranks.world
         begin = self.step % self.steps_per_epoch * size
-        part = self.ranks.part(self.weights[begin : begin + size].to(self.device))
+        drawn = self.weights[self.order[begin : begin + size]]
+        part = self.ranks.part(drawn.to(self.device))
         # An example may be mixed with its mirror in the batch.
         return part * part.flip(0) if self.config.data.mixes else part
 

@@ -64,6 +64,7 @@ class PathSampler(Stateful, ABC, Generic[ArchT]):
     """Draws the subnets of each step, in the order in which they are trained."""
 
     begins_with_largest = False  # so that its outputs can teach the others of the step
+    num_paths = 1  # of a step of this epoch
     norms: Norms = "none"
     only: ArchT | None = None  # the subnet that is trained, where it is always the same
 
@@ -142,6 +143,10 @@ class SandwichPaths(PathSampler[ArchT]):
                 f"got {type(self.random).__name__}"
             )
         self.norms: Norms = self.random.norms
+
+    @property
+    def num_paths(self) -> int:  # type: ignore[override]
+        return 1 if self.largest_alone else self.num_random + 2
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self.largest_alone = epoch < round(self.largest_first * epochs)

@@ -127,6 +127,7 @@ def test_cells_have_no_patches() -> None:
     assert renewed_overrides(["data.patch_size=3"], settings, renewed) == [  # type: ignore[arg-type]
         "++train.init=",
         "++train.update=step",
+        "++train.batches=shared",
         "++paths.largest_first=0.0",
         "++space.supernet=supernet.families.cell.CellSupernet",
     ]
@@ -134,7 +135,8 @@ def test_cells_have_no_patches() -> None:
 
 def test_what_is_now_another_default_stays_as_it_was(run: Path) -> None:
     config = go_on()
-    assert (config.train.init, config.train.update) == ("", "step")
+    train = config.train
+    assert (train.init, train.update, train.batches) == ("", "step", "shared")
     assert len(config.paths(space=config.space).draw(Random(0))) == 4  # from the first step on
 
 

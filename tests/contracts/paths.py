@@ -109,6 +109,12 @@ class PathContract:
         firsts = {paths.draw(generator)[0].role for _ in range(20)}
         assert (firsts == {"largest"}) is paths.begins_with_largest
 
+    def test_a_step_has_as_many_paths_as_the_sampler_says(self, paths: PathSampler[Any]) -> None:
+        generator = Random(0)
+        for epoch in range(EPOCHS):
+            paths.begin_epoch(epoch, EPOCHS)
+            assert {len(paths.draw(generator)) for _ in range(5)} == {paths.num_paths}
+
     def test_largest_and_smallest_weigh_one_and_the_others_a_positive_number(
         self, paths: PathSampler[Any], space: Space[Any]
     ) -> None:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from nas.train.lessons import Lesson
 from nas.train.training import Training
 from supernet.losses import InPlaceDistillation, Labels, Teaching, cross_entropy
 from supernet.sampling.gradients import GradientMoments, alone, gradient_norm, output_gradient_norms
@@ -128,7 +129,7 @@ def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
     attribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = "paths=sandwich_importance", f"paths.random.attribution={attribution}"
-    training = make_training(*sampler, SANDWICH, "train.update=step")
+    training = make_training(*sampler, SANDWICH, "train.update=step", "train.batches=shared")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
     batch = next(training.epoch_batches())
@@ -147,7 +148,7 @@ def test_norms_of_a_path_within_a_sandwich_are_those_of_its_own_backward_pass(
 def test_norms_of_a_path_that_moves_the_weights_are_of_its_own_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    training = make_training("paths=sandwich_importance", SANDWICH, "train.update=path")
+    training = make_training("paths=sandwich_importance", SANDWICH, "train.batches=shared")
     seen = spy_on(training.paths, monkeypatch)
     heavier(training.paths, 1.7, monkeypatch)
     batch = next(training.epoch_batches())
@@ -278,7 +279,9 @@ def test_scores_of_outputs_of_any_shape_are_norms_over_all_of_an_example() -> No
     assert_close(output_gradient_norms(outputs, scales), expected)
 
 
-@pytest.mark.parametrize("options", [("paths=sandwich",), ("paths=importance", *SINGLE)])
+@pytest.mark.parametrize(
+    "options", [("paths=sandwich", "train.batches=shared"), ("paths=importance", *SINGLE)]
+)
 def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
     options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +305,27 @@ def test_a_step_scores_its_examples_by_the_mean_over_paths_without_weights(
     assert_close(scores, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
 
 
+def test_examples_of_each_path_are_scored_by_that_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_training("examples=importance", SANDWICH, "train.update=step")
+    seen: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(training.data_sampler, "observe", lambda *found: seen.append(found))
+    batch = next(training.epoch_batches())
+    before = copy.deepcopy(training)
+    training.train_step(batch)
+    ((indices, scores),) = seen
+    assert torch.equal(indices, batch.indices)
+    expected, largest = [], training.config.space.largest()
+    paths = before.paths.draw(before.path_generator)
+    parts = zip(batch.inputs[0].chunk(4), batch.targets.chunk(4), strict=True)
+    for path, (images, targets) in zip(paths, parts, strict=True):
+        logits = before.network(images, arch=path.arch)
+        hard = cross_entropy(logits, targets, 0.1)
+        answers = None if path.role == "largest" else before.network(images, arch=largest).detach()
+        loss = training.config.distillation(training.data.task, logits, hard, answers).sum()
+        expected.append(torch.autograd.grad(loss, logits)[0].norm(dim=1))
+    assert_close(scores, torch.cat(expected), rtol=1e-4, atol=1e-6)
+
+
 def test_a_mixed_example_has_the_weights_of_both_its_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -309,17 +333,17 @@ def test_a_mixed_example_has_the_weights_of_both_its_images(
     applied: list[Tensor] = []
     backward = training.backward
 
-    def spy(batch: Batch, weights: Tensor, *rest: Any) -> Any:
-        applied.append(weights)
-        return backward(batch, weights, *rest)
+    def spy(lessons: list[Lesson], *rest: Any) -> Any:
+        applied.extend(lesson.weights for lesson in lessons)
+        return backward(lessons, *rest)
 
     monkeypatch.setattr(training, "backward", spy)
     batch = next(training.epoch_batches())
     training.weights = torch.linspace(0.5, 1.5, len(training.weights))
     training.train_step(batch)
-    own = training.weights[: len(batch.indices)]
+    own = training.weights[training.order[: len(batch.indices)]]
     mirrored = torch.tensor([float(own[len(own) - 1 - place]) for place in range(len(own))])
-    assert_close(applied[0], own * mirrored)
+    assert_close(torch.cat(applied), own * mirrored)
 
 
 # How much an estimate varies

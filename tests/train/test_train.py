@@ -106,6 +106,7 @@ def go_on(config: Config, run: Path) -> None:
 
 SANDWICH = "paths.largest_first=0"  # from the first step on
 TOGETHER = "train.update=step"  # the weights move once, by the mean gradient of the paths
+BATCHES = "own", "shared"
 
 
 def make_training(*overrides: str) -> Training:
@@ -530,47 +531,63 @@ def test_a_uniform_step_has_the_gradient_of_one_subnet_on_labels(mixup: float) -
     assert_gradients(training.network, hand_made_gradients(supernet, loss))
 
 
+def sandwich_of(training: Training) -> list[Arch]:
+    """The subnets of its next step."""
+    generator, space = same_generator(training.path_generator), training.config.space
+    return [space.largest(), space.sample(generator), space.sample(generator), space.smallest()]
+
+
+def examples_of(batch: Batch, batches: str) -> list[tuple[Tensor, Tensor]]:
+    """Images and targets of each of four paths."""
+    if batches == "shared":
+        assert len(batch.targets) == BATCH_SIZE
+        return [(batch.inputs[0], batch.targets)] * 4
+    assert len(batch.targets) == 4 * BATCH_SIZE
+    places = [slice(k * BATCH_SIZE, (k + 1) * BATCH_SIZE) for k in range(4)]
+    return [(batch.inputs[0][place], batch.targets[place]) for place in places]
+
+
 @pytest.mark.parametrize("hard_weight", [0.0, 0.25])
+@pytest.mark.parametrize("batches", BATCHES)
 def test_a_sandwich_step_has_the_mean_gradient_and_none_through_the_teacher(
-    hard_weight: float,
+    hard_weight: float, batches: str
 ) -> None:
     options = (f"distillation.hard_weight={hard_weight}", "train.clip_grad=0", TOGETHER)
-    training = make_training(*options, SANDWICH)
+    training = make_training(*options, SANDWICH, f"train.batches={batches}")
     batch = next(training.epoch_batches())
     supernet = copy.deepcopy(training.network)
-    generator, space = same_generator(training.path_generator), training.config.space
-    students = [space.sample(generator), space.sample(generator), space.smallest()]
-    logits = supernet(*batch.inputs, space.largest())
-    losses = [F.cross_entropy(logits, batch.targets, label_smoothing=0.1)]
-    for arch in students:
-        answer = supernet(*batch.inputs, arch)
-        hard = F.cross_entropy(answer, batch.targets, label_smoothing=0.1)
-        soft = kl_divergence(answer, logits.detach()).mean()
-        losses.append(hard_weight * hard + (1 - hard_weight) * soft)
+    archs, losses = sandwich_of(training), []
+    for arch, (images, targets) in zip(archs, examples_of(batch, batches), strict=True):
+        answer = supernet(images, arch)
+        loss = F.cross_entropy(answer, targets, label_smoothing=0.1)
+        if arch != archs[0]:
+            soft = kl_divergence(answer, supernet(images, archs[0]).detach()).mean()
+            loss = hard_weight * loss + (1 - hard_weight) * soft
+        losses.append(loss)
     training.train_step(batch)
     assert_gradients(training.network, hand_made_gradients(supernet, torch.stack(losses).mean()))
 
 
 @pytest.mark.parametrize("hard_weight", [0.0, 0.25])
-def test_weights_move_after_each_path_by_its_own_gradient(hard_weight: float) -> None:
+@pytest.mark.parametrize("batches", BATCHES)
+def test_weights_move_after_each_path_by_its_own_gradient(hard_weight: float, batches: str) -> None:
     options = f"distillation.hard_weight={hard_weight}", "train.clip_grad=0.5", "train.update=path"
-    training = make_training(*options, SANDWICH)
+    training = make_training(*options, SANDWICH, f"train.batches={batches}")
     batch = next(training.epoch_batches())
     supernet = copy.deepcopy(training.network)
-    generator, space = same_generator(training.path_generator), training.config.space
-    archs = [space.largest(), space.sample(generator), space.sample(generator), space.smallest()]
+    archs, examples = sandwich_of(training), examples_of(batch, batches)
+    # By the weights before they move.
+    teachers = [supernet(images, archs[0]).detach() for images, _ in examples]
     training.scheduler.step_update(0)
     optimizer = make_optimizer(training.config.train, supernet)
     for own, theirs in zip(optimizer.param_groups, training.optimizer.param_groups, strict=True):
         own["lr"] = theirs["lr"]
     losses, norms = [], []
-    for place, arch in enumerate(archs):
-        outputs = supernet(*batch.inputs, arch)
-        loss = F.cross_entropy(outputs, batch.targets, label_smoothing=0.1)
-        if place == 0:
-            teacher = outputs.detach()  # by the weights before they move
-        else:
-            soft = kl_divergence(outputs, teacher).mean()
+    for place, (arch, (images, targets)) in enumerate(zip(archs, examples, strict=True)):
+        outputs = supernet(images, arch)
+        loss = F.cross_entropy(outputs, targets, label_smoothing=0.1)
+        if place > 0:
+            soft = kl_divergence(outputs, teachers[place]).mean()
             loss = hard_weight * loss + (1 - hard_weight) * soft
         supernet.zero_grad()
         loss.backward()
@@ -598,6 +615,39 @@ def test_the_largest_learns_alone_for_its_share_of_the_epochs() -> None:
     sandwich = ["largest", "random", "random", "smallest"]
     half = len(roles) // 2
     assert roles == [["largest"]] * half + [sandwich] * half
+
+
+def test_each_path_goes_through_the_whole_draw_once_an_epoch_and_never_beside_another() -> None:
+    training = make_training(SANDWICH, "examples=importance", "train.batches=own")
+    steps = [batch.indices.chunk(4) for batch in training.epoch_batches()]
+    assert len(steps) == training.steps_per_epoch
+    drawn = training.indices[: training.steps_per_epoch * BATCH_SIZE].tolist()
+    for path in range(4):
+        seen = [batches[path].tolist() for batches in steps]
+        begin = path * len(steps) // 4
+        shifted = seen[-begin:] + seen[:-begin] if begin else seen
+        assert [index for batch in shifted for index in batch] == drawn
+    for batches in steps:
+        assert len({tuple(one.tolist()) for one in batches}) == 4
+
+
+def test_weights_of_examples_go_with_them_to_the_paths() -> None:
+    training = make_training(SANDWICH, TOGETHER, "distillation=none", "train.clip_grad=0")
+    batches = training.epoch_batches()
+    next(batches)
+    training.step, batch = 1, next(batches)
+    place = {index: place for place, index in enumerate(training.indices.tolist())}
+    training.weights = torch.linspace(0, 2, len(training.weights))
+    supernet = copy.deepcopy(training.network)
+    losses = []
+    parts = zip(sandwich_of(training), examples_of(batch, "own"), strict=True)
+    for part, (arch, (images, targets)) in zip(batch.indices.chunk(4), parts, strict=True):
+        own = torch.stack([training.weights[place[index]] for index in part.tolist()])
+        answer = supernet(images, arch)
+        each = F.cross_entropy(answer, targets, label_smoothing=0.1, reduction="none")
+        losses.append((own * each).mean())
+    training.train_step(batch)
+    assert_gradients(training.network, hand_made_gradients(supernet, torch.stack(losses).mean()))
 
 
 def test_weights_of_path_and_examples_scale_the_gradient() -> None:
