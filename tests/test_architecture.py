@@ -172,7 +172,7 @@ def test_few_annotations_say_any() -> None:
 def test_the_packages_stay_small() -> None:
     lines = {name_of(path): len(path.read_text().splitlines()) for path in all_files()}
     # The aim is 12,500. Lower this with every cut, and raise it for a new part alone.
-    assert sum(lines.values()) <= 14_236
+    assert sum(lines.values()) <= 14_310
     assert not {name: count for name, count in lines.items() if count > 320}
 
 
