@@ -47,26 +47,27 @@ def train(bench: Bench, model: nn.Module, epochs: int, lr: float = 0.0) -> nn.Mo
     settings = bench.config.train
     warmup = settings.warmup_epochs * epochs // settings.epochs
     own = replace(settings, epochs=epochs, lr=lr or settings.lr, warmup_epochs=warmup)
-    record = to_record(bench.config.space.largest())  # of no effect: a plain model has one path
-    config = replace(
-        bench.config, train=own, paths=partial(SinglePath, record), distillation=Labels()
-    )
-    training = Training(config, model, bench.data, CPU)
+    training = begin(bench, replace(bench.config, train=own), model)
     while training.step < training.num_steps:
         for batch in training.epoch_batches():
             training.train_step(batch)
     return training.ema.module
 
 
+def begin(bench: Bench, config: Config, model: nn.Module) -> Training:
+    """Of a plain model, from labels alone."""
+    record = to_record(config.space.largest())  # of no effect: a plain model has one path
+    config = replace(config, paths=partial(SinglePath, record), distillation=Labels())
+    return Training(config, model, bench.data, CPU)
+
+
 def seconds_a_step(bench: Bench, steps: int = 20) -> float:
     """Of training the largest alone."""
     model = new_supernet(bench.config).extract(bench.config.space.largest())
-    record = to_record(bench.config.space.largest())
-    config = replace(bench.config, paths=partial(SinglePath, record), distillation=Labels())
-    training = Training(config, model, bench.data, CPU)
+    training = begin(bench, bench.config, model)
     batches = training.epoch_batches()
     training.train_step(next(batches))
-    begin = time.process_time()
+    started = time.process_time()
     for _ in range(steps):
         training.train_step(next(batches))
-    return (time.process_time() - begin) / steps
+    return (time.process_time() - started) / steps
